@@ -1,0 +1,1 @@
+"""Benchmarks: what an engine costs, in milliseconds and millimetres."""

@@ -1,0 +1,49 @@
+"""The fp32 torch models that every engine is compared with, found by the digest of their weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pstmo_edge.arrays import FloatArray
+from pstmo_edge.backends import installed_version
+from pstmo_edge.benchmarks.checks import HeldOut, predict
+from pstmo_edge.manifest import Manifest
+
+
+class References:
+    """Torch models by the SHA-256 of their weights, and their poses, computed once for each set of windows."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, Any] = {}
+        self._poses: dict[tuple[str, int], tuple[HeldOut, FloatArray]] = {}
+
+    def add(self, model: Any) -> None:
+        """Remember a model of the zoo."""
+        self._models[model.lifter.weights_sha256] = model
+
+    def poses(self, manifest: Manifest, data: HeldOut) -> FloatArray | None:
+        """The raw poses (N, 17, 3) of the model an engine was built from; None where that model is not at hand."""
+        digest = manifest.model.weights_sha256
+        if digest not in self._models:
+            self._add_bundled(manifest)
+        if digest not in self._models:
+            return None
+        key = digest, id(data)
+        if key not in self._poses:  # the data is kept beside its poses, so that its id stays its own
+            self._poses[key] = data, predict(self._session(digest), data.windows)
+        return self._poses[key][1]
+
+    def _session(self, digest: str) -> Any:
+        from pstmo_edge.backends.torch import TorchSession
+
+        return TorchSession(self._models[digest]).run
+
+    def _add_bundled(self, manifest: Manifest) -> None:
+        """Weights in the box may be those the engine was built from: `poses` compares the digest."""
+        if installed_version("torch") is None:
+            return
+        from pstmo_edge.models.zoo import bundled_models, load_model
+
+        name, frames = manifest.model.name, manifest.input.frames
+        if (name, frames) in bundled_models():
+            self.add(load_model(name, frames))

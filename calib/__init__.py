@@ -1,0 +1,1 @@
+"""Calibration: from real motion to the ranges and precisions of a quantized graph."""

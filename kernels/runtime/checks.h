@@ -1,0 +1,18 @@
+#ifndef PSTMO_EDGE_RUNTIME_CHECKS_H_
+#define PSTMO_EDGE_RUNTIME_CHECKS_H_
+
+#include "pstmo_edge.h"
+
+namespace pstmo_edge {
+
+// Whether a caller's struct can be written: it exists and is at least as large as this library's idea of it.
+template <typename Struct>
+pstmo_edge_status check_struct(const Struct* value) noexcept {
+  if (value == nullptr) return PSTMO_EDGE_STATUS_NULL_ARGUMENT;
+  if (value->size < sizeof(Struct)) return PSTMO_EDGE_STATUS_STRUCT_TOO_SMALL;
+  return PSTMO_EDGE_STATUS_OK;
+}
+
+}  // namespace pstmo_edge
+
+#endif  // PSTMO_EDGE_RUNTIME_CHECKS_H_

@@ -1,0 +1,98 @@
+"""The runtimes that open a bundle, one file each, found by name.
+
+A backend module has `open_session(bundle, threads)` that returns a `Session`; nothing else is asked of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Protocol
+
+from pstmo_edge.arrays import FloatArray
+from pstmo_edge.errors import BackendError, UsageError
+from pstmo_edge.manifest import Precision
+from pstmo_edge.naming import unknown
+
+if TYPE_CHECKING:
+    from pstmo_edge.bundle import Bundle
+
+
+class Session(Protocol):
+    """An opened engine."""
+
+    def run(self, keypoints: FloatArray) -> FloatArray:
+        """Normalised keypoints (B, T, 17, 2) float32 to poses (B, 17, 3) float32 in metres."""
+        ...
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One line of the table: the packages it needs, the extra that brings them, the precisions it can be built in."""
+
+    name: str
+    packages: tuple[str, ...]
+    extra: str
+    precisions: tuple[str, ...]
+    build_packages: tuple[str, ...] = ()  # needed to build an INT8 bundle and not to run it
+
+
+BACKENDS = {
+    backend.name: backend
+    for backend in (
+        Backend("torch", ("torch",), "build", ("fp32",)),
+        Backend("onnxruntime", ("onnxruntime",), "build", ("fp32", "int8")),
+        Backend("openvino", ("openvino",), "openvino", ("fp32", "int8"), build_packages=("nncf",)),
+    )
+}
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "fp8")
+
+
+def as_precision(name: str) -> Precision:
+    """The name, if it is that of a precision; raises UsageError with the nearest match."""
+    for precision in PRECISIONS:
+        if precision == name:
+            return precision
+    raise unknown("precision", name, PRECISIONS)
+
+
+def get_backend(name: str, precision: Precision | None = None) -> Backend:
+    """The backend called `name`, if it can be built in `precision`; raises UsageError."""
+    if name not in BACKENDS:
+        raise unknown("backend", name, BACKENDS)
+    backend = BACKENDS[name]
+    if precision is not None and precision not in backend.precisions:
+        raise UsageError(
+            f"{name} bundles come in {' and '.join(backend.precisions)}, not in {precision}: choose one of these"
+        )
+    return backend
+
+
+def installed_version(package: str) -> str | None:
+    """The version of an installed package, without importing it."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def require(name: str, *, building: bool = False) -> dict[str, str]:
+    """Versions of the packages a backend needs; raises BackendError with the command that installs what is missing."""
+    backend = get_backend(name)
+    packages = backend.packages + (backend.build_packages if building else ())
+    versions = {package: installed_version(package) for package in packages}
+    missing = [package for package, version in versions.items() if version is None]
+    if missing:
+        raise BackendError(
+            f"the {name} backend needs {' and '.join(missing)}, not installed here: "
+            f"pip install 'pstmo-edge[{backend.extra}]'"
+        )
+    return {package: version for package, version in versions.items() if version is not None}
+
+
+def open_session(bundle: Bundle, threads: int | None = None) -> Session:
+    """Open a verified bundle with the backend its manifest names; raises BackendError."""
+    name = bundle.manifest.backend.name
+    require(name)
+    session: Session = import_module(f"pstmo_edge.backends.{name}").open_session(bundle, threads)
+    return session

@@ -1,0 +1,326 @@
+"""From a model to a bundle whose error in millimetres has been measured."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pstmo_edge._version import __version__
+from pstmo_edge.arrays import FloatArray
+from pstmo_edge.backends import as_precision, get_backend, require
+from pstmo_edge.bundle import (
+    Accuracy,
+    BackendSpec,
+    Bundle,
+    Calibration,
+    Errors,
+    InputSpec,
+    Manifest,
+    ModelSpec,
+    OutputSpec,
+    Precision,
+    PrecisionSpec,
+    TargetSpec,
+    write_bundle,
+)
+from pstmo_edge.datasets import cmu_mocap, load_sequences, one_camera_a_take
+from pstmo_edge.datasets.sequences import PoseSequence
+from pstmo_edge.errors import AccuracyError, DataError, UsageError
+from pstmo_edge.evaluate import Evaluation, Predict, evaluate
+from pstmo_edge.skeletons import HUMAN36M
+from pstmo_edge.targets import Target, resolve_target
+from pstmo_edge.windows import WindowSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pstmo_edge.builders import Builder, Built, Source
+
+DEFAULT_MAX_DROP_MM = 1.0
+# What enters and what leaves the network: under 1 % of the work, and nearly all of the error that INT8 makes.
+ENDS = ("encoder.fc_1", "fcn.1")
+
+# Told what is being done: a sentence, and how many steps it has (0: unknown) or has taken.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for, checked before any work is done."""
+
+    precision: Precision
+    backend: str
+    out: Path
+    target: Target
+    max_drop_mm: float
+    force: bool
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, before minutes are spent on it."""
+        get_backend(self.backend, self.precision)
+        require(self.backend, building=self.precision == "int8")
+        if self.out.exists() and not self.force:
+            raise UsageError(f"{self.out} exists: give another --out, or --force to replace it")
+        if not self.max_drop_mm >= 0:
+            raise UsageError(f"--max-drop-mm is {self.max_drop_mm}: it must be 0 or more")
+
+
+def check_request(
+    precision: str,
+    backend: str,
+    out: str | os.PathLike[str],
+    *,
+    target: str = "auto",
+    max_drop_mm: float = DEFAULT_MAX_DROP_MM,
+    force: bool = False,
+) -> Request:
+    """What `build` is asked for, checked without loading anything; raises UsageError and BackendError."""
+    return Request(as_precision(precision), backend, Path(out), resolve_target(target), max_drop_mm, force)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model's graph and the error of the model itself: the same for every backend and precision."""
+
+    source: Source
+    held_out: Sequence[PoseSequence]
+    before: Evaluation
+    data: str
+    keypoints: str
+
+
+def prepare(
+    model: nn.Module,
+    data: str = cmu_mocap.NAME,
+    keypoints: str = "gt",
+    held_out: Sequence[PoseSequence] | None = None,
+    progress: Progress = lambda text, done, total: None,
+) -> Prepared:
+    """Export a model, check the graph, and measure the model on held-out motion; raises UsageError and DataError."""
+    from pstmo_edge.backends.torch import TorchSession
+    from pstmo_edge.builders import Source
+    from pstmo_edge.export import export_onnx, exportable
+
+    if held_out is None:
+        held_out = one_camera_a_take(load_sequences(data, "test", keypoints))
+    progress("exporting the graph and checking it against the model", 0, 0)
+    source = Source(model, export_onnx(exportable(model)))
+    before = _measured(TorchSession(model).run, held_out, model.lifter.window, "measuring the fp32 model", progress)
+    return Prepared(source, held_out, before, data, keypoints)
+
+
+def build(
+    model: nn.Module,
+    precision: str = "int8",
+    backend: str = "onnxruntime",
+    calibration: Sequence[PoseSequence] | None = None,
+    out: str | os.PathLike[str] = "engine",
+    *,
+    target: str = "auto",
+    max_drop_mm: float = DEFAULT_MAX_DROP_MM,
+    held_out: Sequence[PoseSequence] | None = None,
+    data: str = cmu_mocap.NAME,
+    keypoints: str = "gt",
+    force: bool = False,
+    prepared: Prepared | None = None,
+    progress: Progress = lambda text, done, total: None,
+) -> Bundle:
+    """Build an engine from a model of the zoo, measure it on held-out motion, and write its bundle.
+
+    `calibration` are sequences for the ranges of INT8 and `held_out` those the error is measured on: by default the
+    training split of `data` and one camera a take of its test split. The build fails with AccuracyError if the engine's
+    MPJPE exceeds the model's by more than `max_drop_mm` and no layers left in float mend it. `prepared` saves the
+    export and the model's own measurement where several engines are built. Raises UsageError, BackendError,
+    DataError, BundleError.
+    """
+    request = check_request(precision, backend, out, target=target, max_drop_mm=max_drop_mm, force=force)
+    if calibration is None and precision == "int8":
+        calibration = load_sequences(data, "train", keypoints)
+    if prepared is None:
+        prepared = prepare(model, data, keypoints, held_out, progress)
+    return _Build(model, request, prepared, calibration or (), progress).run()
+
+
+class _Build:
+    """One build on its way."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        request: Request,
+        prepared: Prepared,
+        calibration: Sequence[PoseSequence],
+        progress: Progress,
+    ) -> None:
+        self.model = model
+        self.request = request
+        self.prepared = prepared
+        self.sequences = calibration
+        self.window = model.lifter.window
+        self.tell = progress
+
+    def run(self) -> Bundle:
+        """Every step, in order."""
+        from pstmo_edge.builders import BUILDERS
+
+        builder = BUILDERS[self.request.backend]()
+        calibration: Calibration | None = None
+        keep_float: tuple[str, ...] = ()
+        if self.request.precision == "fp32":
+            built = builder.build_float(self.prepared.source)
+            after = self._measure(built, "measuring the engine")
+            self._check_drop(after)
+        else:
+            windows = self._calibration_windows()
+            calibration = self._calibration(builder, windows)
+            built, after, keep_float = self._quantize(builder, windows)
+        self.tell("writing the bundle", 0, 0)
+        manifest = self._manifest(built, calibration, keep_float, after)
+        return write_bundle(self.request.out, manifest, built.artifacts, force=self.request.force)
+
+    def _measure(self, built: Built, text: str) -> Evaluation:
+        return _measured(built.session.run, self.prepared.held_out, self.window, text, self.tell)
+
+    def _calibration_windows(self) -> FloatArray:
+        from pstmo_edge.calib.windows import calibration_windows
+
+        frames = sum(len(sequence) for sequence in self.sequences)
+        if frames < self.window.frames:
+            raise DataError(
+                f"the calibration data has {frames} frames, fewer than one window of {self.window.frames}: "
+                f"give more with --calib"
+            )
+        return calibration_windows(self.sequences, self.window)
+
+    def _calibration(self, builder: Builder, windows: FloatArray) -> Calibration:
+        from pstmo_edge.calib.windows import windows_key
+
+        return Calibration(
+            method=builder.method,
+            windows=len(windows),
+            key=windows_key(windows),
+            source=f"{self.prepared.data}, training split, {self.prepared.keypoints} keypoints",
+        )
+
+    def _quantize(self, builder: Builder, windows: FloatArray) -> tuple[Built, Evaluation, tuple[str, ...]]:
+        """INT8, with as many of the most sensitive layers in float as the limit on the error asks for."""
+        source, target = self.prepared.source, self.request.target
+        keep_float = list(ENDS)
+        waiting: list[str] | None = None
+        while True:
+            self.tell(f"calibrating on {len(windows)} windows, {len(keep_float)} layers stay in float", 0, 0)
+            built = builder.build_int8(source, windows, target, keep_float)
+            after = self._measure(built, "measuring the INT8 engine")
+            if self._drop(after) <= self.request.max_drop_mm:
+                return built, after, tuple(keep_float)
+            if waiting is None:
+                waiting = self._ranked(windows, keep_float)
+            if not waiting:
+                self._check_drop(after)
+            # Doubling keeps the number of attempts at the logarithm of the number of layers.
+            count = max(1, len(keep_float) - len(ENDS))
+            keep_float, waiting = keep_float + waiting[:count], waiting[count:]
+
+    def _ranked(self, windows: FloatArray, known: Sequence[str]) -> list[str]:
+        """The layers not in `known`, dearest first."""
+        from pstmo_edge.calib.sensitivity import layer_costs
+        from pstmo_edge.graph import weighted_layers
+
+        graph = self.prepared.source.graph
+        layers = [name for name in weighted_layers(graph) if name not in known]
+        done = 0
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            self.tell("INT8 costs more than the limit: measuring what each layer costs", done, len(layers))
+
+        return list(layer_costs(graph, windows, self.request.target, layers, advance))
+
+    def _drop(self, after: Evaluation) -> float:
+        return after.mpjpe_mm - self.prepared.before.mpjpe_mm
+
+    def _check_drop(self, after: Evaluation) -> None:
+        drop, before = self._drop(after), self.prepared.before
+        if not drop <= self.request.max_drop_mm:
+            raise AccuracyError(
+                f"{self.request.precision} on {self.request.backend} raises the error by {drop:.2f} mm (from "
+                f"{before.mpjpe_mm:.2f} to {after.mpjpe_mm:.2f}), above the limit of {self.request.max_drop_mm:g}: "
+                f"choose --precision fp32 or raise --max-drop-mm"
+            )
+
+    def _manifest(
+        self,
+        built: Built,
+        calibration: Calibration | None,
+        keep_float: tuple[str, ...],
+        after: Evaluation,
+    ) -> Manifest:
+        request, prepared, lifter = self.request, self.prepared, self.model.lifter
+        versions = require(request.backend)
+        quantized = request.precision == "int8"
+        return Manifest(
+            pstmo_edge_version=__version__,
+            input=InputSpec(
+                skeleton=HUMAN36M.name,
+                joints=HUMAN36M.joints,
+                frames=lifter.frames,
+                t_downsample=lifter.t_downsample,
+                frame_rate=lifter.frame_rate,
+                target_index=self.window.target,
+                lookahead_frames=lifter.frames - 1 - self.window.target,
+            ),
+            output=OutputSpec(skeleton=HUMAN36M.name, joints=HUMAN36M.joints),
+            model=ModelSpec(
+                name=lifter.name,
+                config=_plain(self.model.config),
+                parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+                weights_sha256=lifter.weights_sha256,
+            ),
+            precision=PrecisionSpec(requested=request.precision, layers=built.layers, left_in_float=keep_float),
+            target=TargetSpec(
+                name=request.target.name if quantized else "generic",
+                weight_bits=request.target.weight_bits if quantized else 32,
+                requires=tuple(sorted(request.target.requires)) if quantized else (),
+            ),
+            backend=BackendSpec(
+                name=request.backend,
+                version=versions[request.backend],
+                # An older runtime may lack an operator or a fix that the measured error relies on.
+                versions={name: ">=" + version.split("+")[0] for name, version in versions.items()},
+            ),
+            calibration=calibration,
+            accuracy=Accuracy(
+                data=f"{prepared.data}, test split, {after.windows} windows",
+                keypoints=prepared.keypoints,
+                before=_errors(prepared.before),
+                after=_errors(after),
+                max_drop_mm=request.max_drop_mm,
+            ),
+        )
+
+
+def _measured(
+    predict: Predict, sequences: Sequence[PoseSequence], window: WindowSpec, text: str, tell: Progress
+) -> Evaluation:
+    """`evaluate`, telling how far it is."""
+    total, done = sum(map(len, sequences)), 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        tell(text, done, total)
+
+    return evaluate(predict, sequences, window, advance=advance)
+
+
+def _errors(found: Evaluation) -> Errors:
+    return Errors(mpjpe_mm=found.mpjpe_mm, p_mpjpe_mm=found.p_mpjpe_mm, mpjve_mm=found.mpjve_mm)
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """A model's settings as plain values."""
+    return dict(vars(config))

@@ -1,0 +1,147 @@
+"""How a float graph becomes the artifacts of each backend; one class a backend, all with the same two steps."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import onnx
+from torch import nn
+
+from pstmo_edge.arrays import FloatArray
+from pstmo_edge.backends import Session
+from pstmo_edge.graph import layer_precisions
+from pstmo_edge.manifest import LayerPrecision
+from pstmo_edge.targets import Target
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is built: the model, and its fused graph (None where the backend needs no graph)."""
+
+    model: nn.Module
+    graph: onnx.ModelProto
+
+
+@dataclass(frozen=True)
+class Built:
+    """The artifacts by file name, the engine opened from them, and the precision each layer really has."""
+
+    artifacts: dict[str, bytes]
+    session: Session
+    layers: tuple[LayerPrecision, ...]
+
+
+class Builder(Protocol):
+    """One backend's way from graph to engine."""
+
+    method: str  # how INT8 ranges are found
+
+    def build_float(self, source: Source) -> Built:
+        """The engine in fp32."""
+        ...
+
+    def build_int8(self, source: Source, windows: FloatArray, target: Target, keep_float: Collection[str]) -> Built:
+        """The engine in INT8, calibrated on `windows`, with the layers of `keep_float` in fp32."""
+        ...
+
+
+class TorchBuilder:
+    """Weights for the model's own code."""
+
+    method = "none"
+
+    def build_float(self, source: Source) -> Built:
+        """See `Builder`."""
+        from pstmo_edge.backends.torch import ARTIFACT, TorchSession
+        from pstmo_edge.models.checkpoints import save_weights
+        from pstmo_edge.models.zoo import state_arrays
+
+        lifter = source.model.lifter
+        notes = {"t_downsample": str(lifter.t_downsample), "frame_rate": str(lifter.frame_rate)}
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / ARTIFACT
+            save_weights(path, state_arrays(source.model), notes)
+            weights = path.read_bytes()
+        return Built({ARTIFACT: weights}, TorchSession(source.model), layer_precisions(source.graph))
+
+    def build_int8(self, source: Source, windows: FloatArray, target: Target, keep_float: Collection[str]) -> Built:
+        """Not offered: see `backends.BACKENDS`."""
+        raise NotImplementedError
+
+
+class OnnxRuntimeBuilder:
+    """The graph itself, with explicit Q/DQ for INT8."""
+
+    method = "onnxruntime static Q/DQ, min-max, weights by output channel"
+
+    def build_float(self, source: Source) -> Built:
+        """See `Builder`."""
+        return self._built(source.graph)
+
+    def build_int8(self, source: Source, windows: FloatArray, target: Target, keep_float: Collection[str]) -> Built:
+        """See `Builder`."""
+        from pstmo_edge.calib.onnx_qdq import quantize_onnx
+
+        return self._built(quantize_onnx(source.graph, windows, target, keep_float))
+
+    def _built(self, graph: onnx.ModelProto) -> Built:
+        from pstmo_edge.backends.onnxruntime import ARTIFACT, OnnxRuntimeSession
+
+        model = graph.SerializeToString()
+        return Built({ARTIFACT: model}, OnnxRuntimeSession(model), layer_precisions(graph))
+
+
+class OpenVinoBuilder:
+    """OpenVINO's own model, quantized by nncf."""
+
+    method = "nncf post-training, transformer preset, smooth quant, bias correction"
+
+    def build_float(self, source: Source) -> Built:
+        """See `Builder`."""
+        return self._built(self._converted(source.graph), source.graph)
+
+    def build_int8(self, source: Source, windows: FloatArray, target: Target, keep_float: Collection[str]) -> Built:
+        """See `Builder`."""
+        from pstmo_edge.calib.openvino_ptq import quantize_openvino
+
+        model = quantize_openvino(self._converted(source.graph), windows, target, keep_float)
+        return self._built(model, source.graph)
+
+    def _converted(self, graph: onnx.ModelProto) -> ov.Model:
+        import openvino as ov
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            onnx.save(graph, path)
+            return ov.convert_model(path)
+
+    def _built(self, model: ov.Model, graph: onnx.ModelProto) -> Built:
+        import openvino as ov
+
+        from pstmo_edge.backends.openvino import ARTIFACT, WEIGHTS, OpenVinoSession
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / ARTIFACT
+            ov.save_model(model, path, compress_to_fp16=False)
+            artifacts = {name: (Path(folder) / name).read_bytes() for name in (ARTIFACT, WEIGHTS)}
+        session = OpenVinoSession(model)
+        executed = session.layer_precisions()
+        layers = tuple(
+            layer.model_copy(update={"precision": executed.get(layer.name, "fp32")})
+            for layer in layer_precisions(graph)
+        )
+        return Built(artifacts, session, layers)
+
+
+BUILDERS: dict[str, type[Builder]] = {
+    "torch": TorchBuilder,
+    "onnxruntime": OnnxRuntimeBuilder,
+    "openvino": OpenVinoBuilder,
+}

@@ -1,0 +1,109 @@
+"""What commands show on a terminal: one progress bar on standard error, tables on standard output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pstmo_edge.evaluate import Evaluation
+from pstmo_edge.manifest import Manifest
+
+stdout = Console(highlight=False)
+stderr = Console(stderr=True, highlight=False)
+
+
+class Bar:
+    """A progress bar that follows sentences; `__call__` is the `Progress` of build and bench."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("", total=None)
+
+    def __call__(self, text: str, done: int, total: int) -> None:
+        """Show what is being done; a total of 0 is unknown."""
+        self._progress.update(self._task, description=text, completed=done, total=total or None)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Bar]:
+    """A bar on standard error while the body runs, gone afterwards; nothing where that is no terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
+        yield Bar(progress)
+
+
+def evaluation_table(found: Evaluation, title: str) -> Table:
+    """Errors by action and their mean, millimetres."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("action")
+    table.add_column("MPJPE mm", justify="right")
+    table.add_column("P-MPJPE mm", justify="right")
+    for action, errors in found.actions.items():
+        table.add_row(action, f"{errors['mpjpe_mm']:.1f}", f"{errors['p_mpjpe_mm']:.1f}")
+    table.add_section()
+    table.add_row("mean over actions", f"{found.mpjpe_mm:.1f}", f"{found.p_mpjpe_mm:.1f}", style="bold")
+    return table
+
+
+def manifest_table(manifest: Manifest) -> Table:
+    """A bundle's manifest for people."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+    for name, value in _manifest_rows(manifest):
+        table.add_row(name, value)
+    return table
+
+
+def _manifest_rows(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    given, result = manifest.input, manifest.output
+    yield "model", f"{manifest.model.name}, {given.frames} frames, {manifest.model.parameters:,} parameters"
+    yield "backend", f"{manifest.backend.name} {manifest.backend.version}"
+    yield "precision", precision_text(manifest)
+    if manifest.precision.requested == "int8":
+        yield "target", f"{manifest.target.name}, {manifest.target.weight_bits}-bit weights"
+    yield "input", f"(B, {given.frames}, {len(given.joints)}, 2) {given.skeleton}, {given.normalisation}"
+    yield "output", f"(B, {len(result.joints)}, 3) {result.units}, {result.frame}; {result.camera_convention}"
+    yield (
+        "window",
+        f"every {ordinal(given.t_downsample)} frame of {given.frame_rate:g} a second; the pose is frame "
+        f"{given.target_index}'s, so it waits {given.lookahead_ms:.0f} ms for the {given.lookahead_frames} after it",
+    )
+    if manifest.accuracy is not None:
+        yield "accuracy", accuracy_text(manifest)
+    if manifest.calibration is not None:
+        used = manifest.calibration
+        yield "calibration", f"{used.method}; {used.windows} windows of {used.source} (key {used.key[:12]})"
+    for entry in manifest.files:
+        yield "file", f"{entry.path}, {entry.size / 1e6:.2f} MB, sha256 {entry.sha256[:12]}"
+    yield "built", f"{manifest.created:%Y-%m-%d %H:%M} UTC by pstmo-edge {manifest.pstmo_edge_version}"
+
+
+def precision_text(manifest: Manifest) -> str:
+    """The precision asked for and really given."""
+    precision = manifest.precision
+    if precision.requested != "int8":
+        return precision.requested
+    left = ", ".join(precision.left_in_float) or "none"
+    return f"int8 in {precision.int8_share:.1%} of the multiply-adds; layers left in float: {left}"
+
+
+def accuracy_text(manifest: Manifest) -> str:
+    """The error before and after."""
+    found = manifest.accuracy
+    if found is None:
+        return "not measured"
+    return (
+        f"MPJPE {found.after.mpjpe_mm:.2f} mm ({found.drop_mm:+.2f} against the fp32 model), P-MPJPE "
+        f"{found.after.p_mpjpe_mm:.2f} mm, MPJVE {found.after.mpjve_mm:.2f} mm a frame; {found.data}, "
+        f"{found.keypoints} keypoints, without mirroring"
+    )
+
+
+def ordinal(number: int) -> str:
+    """1 to "", 2 to "2nd": as in "every 2nd frame"."""
+    return {1: "", 2: "2nd", 3: "3rd"}.get(number, f"{number}th")

@@ -1,0 +1,54 @@
+"""Files on disk to sequences of 2D keypoints and 3D poses."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pstmo_edge.datasets import cmu_mocap
+from pstmo_edge.datasets.sequences import PoseSequence
+from pstmo_edge.errors import DataError, UsageError
+from pstmo_edge.naming import unknown
+
+SPLITS = ("train", "test")
+
+
+def load_sequences(
+    data: str | os.PathLike[str] = cmu_mocap.NAME, split: str = "test", keypoints: str = "gt"
+) -> tuple[PoseSequence, ...]:
+    """The sequences of one split of a dataset.
+
+    `data` is the name of the bundled motion, a folder in VideoPose3D's layout (Human3.6M), or an .npz of one's own
+    keypoints (see `keypoint_file`; it is its own training and test split). `keypoints` says whose: "gt" (exact),
+    "detected" (the bundled motion with a detector's errors), or the name of a 2D file ("cpn_ft_h36m_dbb").
+    Raises UsageError for an unknown name, DataError for data that cannot be used.
+    """
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+    if str(data) == cmu_mocap.NAME:
+        if keypoints not in ("gt", "detected"):
+            raise unknown("keypoints of the bundled motion", keypoints, ("gt", "detected"))
+        return cmu_mocap.load(split, keypoints)
+    path = Path(data)
+    if path.is_dir():
+        from pstmo_edge.datasets import human36m
+
+        return human36m.load(path, split, keypoints)
+    if path.is_file():
+        from pstmo_edge.datasets import keypoint_file
+
+        return (keypoint_file.load(path),)
+    if path.suffix or os.sep in str(data):
+        raise DataError(f"no such file or folder: {data}")
+    raise UsageError(
+        f"{data} is neither bundled motion ({cmu_mocap.NAME}) nor a file or folder: give a folder in VideoPose3D's "
+        f"layout or an .npz of keypoints"
+    )
+
+
+def one_camera_a_take(sequences: tuple[PoseSequence, ...]) -> tuple[PoseSequence, ...]:
+    """A quarter of the views, every take once, its camera in turn: enough for a gate, and unbiased by camera."""
+    takes: dict[tuple[str, str], list[PoseSequence]] = {}
+    for sequence in sequences:
+        takes.setdefault((sequence.subject, sequence.action), []).append(sequence)
+    return tuple(views[number % len(views)] for number, views in enumerate(takes.values()))

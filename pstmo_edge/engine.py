@@ -1,0 +1,88 @@
+"""A verified bundle, opened: keypoints in, poses out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from pstmo_edge.arrays import FloatArray
+from pstmo_edge.backends import Session, installed_version, open_session, require
+from pstmo_edge.bundle import Bundle, Manifest, open_bundle
+from pstmo_edge.errors import BackendError, DataError
+from pstmo_edge.targets import check_runs_here
+from pstmo_edge.windows import WindowSpec
+
+
+class Engine:
+    """One opened bundle. Not for use from two threads at once."""
+
+    def __init__(self, bundle: Bundle, session: Session) -> None:
+        self.bundle = bundle
+        self._session = session
+
+    @property
+    def manifest(self) -> Manifest:
+        """All that is known about the engine."""
+        return self.bundle.manifest
+
+    @property
+    def path(self) -> Path:
+        """The bundle's folder."""
+        return self.bundle.path
+
+    @property
+    def backend(self) -> str:
+        """The runtime that executes it."""
+        return self.manifest.backend.name
+
+    @property
+    def spec(self) -> WindowSpec:
+        """The window it reads."""
+        given = self.manifest.input
+        return WindowSpec(given.frames, given.t_downsample, given.target_index)
+
+    def infer(self, keypoints: FloatArray) -> FloatArray:
+        """Poses (B, 17, 3) in metres of windows (B, T, 17, 2) of normalised keypoints.
+
+        Raises DataError where the shape is another or a value is not finite: one such value would spoil every pose
+        of its window without a sign.
+        """
+        return self._session.run(self._checked(keypoints))
+
+    def _checked(self, keypoints: FloatArray) -> FloatArray:
+        given = self.manifest.input
+        expected = (given.frames, len(given.joints), len(given.channels))
+        if keypoints.ndim != 4 or keypoints.shape[1:] != expected:
+            raise DataError(
+                f"keypoints have shape {keypoints.shape}, this engine reads (B, {', '.join(map(str, expected))}): "
+                f"windows of {given.frames} frames of {given.skeleton} joints"
+            )
+        # A sum is a third of the cost of isfinite().all(), and no finite keypoints overflow it.
+        if not np.isfinite(keypoints.sum()):
+            raise DataError("keypoints hold NaN or infinite values: fill missing joints before they reach the engine")
+        return np.ascontiguousarray(keypoints, np.float32)
+
+
+def load_engine(path: str | os.PathLike[str], threads: int | None = None) -> Engine:
+    """Verify the bundle at `path`, check that this machine can run it, and open it.
+
+    `threads` limits the runtime's threads. Raises BundleError for a damaged bundle, BackendError where the runtime
+    is missing or of another version, or the CPU would overflow.
+    """
+    bundle = open_bundle(path)
+    if bundle.manifest.precision.requested == "int8":
+        check_runs_here(bundle.manifest.target.name)
+    check_versions(bundle)
+    return Engine(bundle, open_session(bundle, threads))
+
+
+def check_versions(bundle: Bundle) -> None:
+    """Raise BackendError unless the installed runtime is one that the bundle was made for."""
+    needed = bundle.manifest.backend
+    require(needed.name)
+    installed = {name: installed_version(name) or "" for name in needed.versions}
+    wrong = needed.mismatches(installed)
+    if wrong:
+        raise BackendError(f"{bundle.path} cannot run here: {'; '.join(wrong)}; install that or build the bundle again")

@@ -1,0 +1,115 @@
+"""What an ONNX graph of a lifter holds: its layers by the model's own names, their cost, and their precision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import onnx
+from onnx import numpy_helper
+
+from pstmo_edge.manifest import LayerPrecision, Precision
+
+LAYER_TYPES = ("MatMul", "Gemm", "Conv")
+
+
+def name_layers(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Give every layer with weights the name it has in the model, and its weights `<name>.weight`.
+
+    The exporter folds a transposition into a weight and forgets its name, but a bias keeps it.
+    """
+    weights = {tensor.name for tensor in graph.graph.initializer}
+    readers = _readers(graph)
+    renamed: dict[str, str] = {}
+    for number, node in enumerate(layer_nodes(graph)):
+        bias = next((name for name in _bias_candidates(node, readers) if name.endswith(".bias")), None)
+        if bias is not None:
+            node.name = bias.removesuffix(".bias")
+            renamed[node.input[1]] = f"{node.name}.weight"
+        elif node.input[1] not in weights:
+            node.name = f"product.{number}"
+    for node in graph.graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = renamed.get(name, name)
+    for tensor in graph.graph.initializer:
+        tensor.name = renamed.get(tensor.name, tensor.name)
+    return graph
+
+
+def layer_nodes(graph: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Every matrix product and convolution, in order."""
+    return (node for node in graph.graph.node if node.op_type in LAYER_TYPES)
+
+
+def weighted_layers(graph: onnx.ModelProto) -> list[str]:
+    """Names of the layers that have weights: those that can be quantized."""
+    weights = {tensor.name for tensor in graph.graph.initializer}
+    return [node.name for node in layer_nodes(graph) if node.input[1] in weights]
+
+
+def layer_precisions(graph: onnx.ModelProto) -> tuple[LayerPrecision, ...]:
+    """Every layer's multiply-adds for one window and the precision its operands have in the graph.
+
+    A layer counts as int8 only where both operands come out of a DequantizeLinear.
+    """
+    single = onnx.ModelProto()
+    single.CopyFrom(graph)
+    single.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    for value in single.graph.output:
+        value.type.tensor_type.shape.dim[0].Clear()
+    del single.graph.value_info[:]
+    inferred = onnx.shape_inference.infer_shapes(single, data_prop=True)
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in inferred.graph.initializer}
+    for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
+        shapes[value.name] = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+    writers = {output: node for node in graph.graph.node for output in node.output}
+    return tuple(
+        LayerPrecision(
+            name=node.name,
+            kind=node.op_type,
+            precision=_precision(node, writers),
+            multiply_adds=_multiply_adds(node, shapes),
+        )
+        for node in layer_nodes(graph)
+    )
+
+
+def weight_magnitudes(graph: onnx.ModelProto) -> dict[str, int]:
+    """The largest absolute value of every 8-bit weight tensor: what decides whether integer sums can overflow."""
+    return {
+        tensor.name: int(abs(numpy_helper.to_array(tensor).astype(int)).max())
+        for tensor in graph.graph.initializer
+        if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) > 1
+    }
+
+
+def _precision(node: onnx.NodeProto, writers: dict[str, onnx.NodeProto]) -> Precision:
+    operands = [writers.get(name) for name in node.input[:2]]
+    both = all(writer is not None and writer.op_type == "DequantizeLinear" for writer in operands)
+    return "int8" if both else "fp32"
+
+
+def _multiply_adds(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
+    """Multiply-adds of one layer, from the shapes of its operands."""
+    left, right, out = (shapes[name] for name in (node.input[0], node.input[1], node.output[0]))
+    if node.op_type == "Conv":
+        return math.prod(out) * math.prod(right[1:])
+    if node.op_type == "Gemm":
+        transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
+        return math.prod(out) * left[0 if transposed else -1]
+    return math.prod(out) * left[-1]
+
+
+def _readers(graph: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    return readers
+
+
+def _bias_candidates(node: onnx.NodeProto, readers: dict[str, list[onnx.NodeProto]]) -> list[str]:
+    """Inputs that may be the layer's bias: its own third one, or what an addition right behind it adds."""
+    own = list(node.input[2:3])
+    added = [name for after in readers.get(node.output[0], []) if after.op_type == "Add" for name in after.input]
+    return own + added

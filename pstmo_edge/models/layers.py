@@ -1,0 +1,179 @@
+"""The layers that P-STMO's networks share, with the published numerics and the published parameter names.
+
+Source: Shan et al., "P-STMO: Pre-trained Spatial Temporal Many-to-One Model for 3D Human Pose Estimation",
+ECCV 2022. Tokens are (B, T, C) everywhere; B windows, T tokens, C channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class LayerNorm(nn.Module):
+    """`a * (x - mean) / (std + eps) + b` with the unbiased deviation and the epsilon outside the root."""
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.a_2 = nn.Parameter(torch.ones(channels))
+        self.b_2 = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) to (..., C)."""
+        deviation, mean = torch.std_mean(x, dim=-1, keepdim=True)
+        return self.a_2 * (x - mean) / (deviation + self.eps) + self.b_2
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention; `linears` are the query, key, value and output projections."""
+
+    def __init__(self, channels: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.linears = nn.ModuleList(nn.Linear(channels, channels) for _ in range(4))
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) to (B, T, C)."""
+        query, key, value = (linear(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for linear in self.linears[:3])
+        rate = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=rate)  # [B, H, T, C / H]
+        out: Tensor = self.linears[3](mixed.transpose(1, 2).flatten(-2))
+        return out
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a ReLU between them (the published code calls it gelu)."""
+
+    def __init__(self, channels: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.w_1 = nn.Linear(channels, hidden)
+        self.w_2 = nn.Linear(hidden, channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) to (B, T, C)."""
+        out: Tensor = self.w_2(self.dropout(F.relu(self.w_1(x))))
+        return out
+
+
+class StridedFeedForward(nn.Module):
+    """A pointwise layer, a ReLU, and a convolution over 3 tokens that keeps every `stride`-th (section 3.3)."""
+
+    def __init__(self, channels: int, hidden: int, stride: int, dropout: float) -> None:
+        super().__init__()
+        self.w_1 = nn.Conv1d(channels, hidden, kernel_size=1)
+        self.w_2 = nn.Conv1d(hidden, channels, kernel_size=3, stride=stride, padding=1)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) to (B, ceil(T / stride), C)."""
+        wide = self.dropout(F.relu(F.linear(x, self.w_1.weight.squeeze(-1), self.w_1.bias)))
+        out: Tensor = self.w_2(wide.transpose(1, 2)).transpose(1, 2)
+        return out
+
+
+class Sublayer(nn.Module):
+    """What stands around attention and feed-forward: the norm before, the dropout after."""
+
+    def __init__(self, channels: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = LayerNorm(channels)
+        self.dropout = nn.Dropout(dropout)
+
+
+class EncoderLayer(nn.Module):
+    """Pre-norm transformer layer; with a stride, its feed-forward and its residual keep every stride-th token."""
+
+    def __init__(self, channels: int, hidden: int, heads: int, dropout: float, stride: int | None = None) -> None:
+        super().__init__()
+        self.self_attn = SelfAttention(channels, heads, dropout)
+        self.feed_forward: FeedForward | StridedFeedForward = (
+            FeedForward(channels, hidden, dropout)
+            if stride is None
+            else StridedFeedForward(channels, hidden, stride, dropout)
+        )
+        self.sublayer = nn.ModuleList(Sublayer(channels, dropout) for _ in range(2))
+        self.stride = stride or 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) to (B, ceil(T / stride), C)."""
+        attend, feed = self.sublayer
+        x = x + attend.dropout(self.self_attn(attend.norm(x)))
+        out: Tensor = x[:, :: self.stride] + feed.dropout(self.feed_forward(feed.norm(x)))
+        return out
+
+
+class EncoderStack(nn.Module):
+    """Layers in a row. The closing `norm` is in the published weights and is never applied."""
+
+    def __init__(self, layers: list[EncoderLayer], channels: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.norm = LayerNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) to (B, T, C)."""
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def _pointwise(layer: nn.Conv1d, x: Tensor) -> Tensor:
+    """A convolution over one token, as the matrix product it is: (N, C_in) to (N, C_out)."""
+    return F.linear(x, layer.weight.squeeze(-1), layer.bias)
+
+
+class ResidualBlock(nn.Module):
+    """Two pointwise layers with BatchNorm, LeakyReLU(0.2) and dropout, added to their input."""
+
+    def __init__(self, channels: int, dropout: float) -> None:
+        super().__init__()
+        self.w1 = nn.Conv1d(channels, channels, kernel_size=1)
+        self.batch_norm1 = nn.BatchNorm1d(channels)
+        self.w2 = nn.Conv1d(channels, channels, kernel_size=1)
+        self.batch_norm2 = nn.BatchNorm1d(channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C) to (N, C)."""
+        y = self.dropout(F.leaky_relu(self.batch_norm1(_pointwise(self.w1, x)), 0.2))
+        y = self.dropout(F.leaky_relu(self.batch_norm2(_pointwise(self.w2, y)), 0.2))
+        return x + y
+
+
+class SpatialEncoder(nn.Module):
+    """The per-frame MLP over all joints of one frame (section 3.1, "spatial encoding module")."""
+
+    def __init__(self, inputs: int, hidden: int, channels: int, dropout: float) -> None:
+        super().__init__()
+        self.fc_1 = nn.Conv1d(inputs, hidden, kernel_size=1)
+        self.bn_1 = nn.BatchNorm1d(hidden)
+        self.layers = nn.ModuleList([ResidualBlock(hidden, 2.5 * dropout)])
+        self.fc_2 = nn.Conv1d(hidden, channels, kernel_size=1)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, keypoints: Tensor) -> Tensor:
+        """(B, T, J, 2) to (B, T, C)."""
+        batch, frames = keypoints.shape[:2]
+        x = keypoints.reshape(batch * frames, -1)  # [B T, 2 J]
+        x = self.dropout(F.leaky_relu(self.bn_1(_pointwise(self.fc_1, x)), 0.2))
+        for layer in self.layers:
+            x = layer(x)
+        return _pointwise(self.fc_2, x).unflatten(0, (batch, frames))
+
+
+class Head(nn.Sequential):
+    """BatchNorm and one pointwise layer: tokens (B, T, C) to joints (B, T, J, D)."""
+
+    def __init__(self, channels: int, joints: int, dimensions: int) -> None:
+        super().__init__(nn.BatchNorm1d(channels), nn.Conv1d(channels, joints * dimensions, kernel_size=1))
+        self.shape = (joints, dimensions)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) to (B, T, J, D)."""
+        norm, linear = self
+        out = _pointwise(linear, norm(x.flatten(0, 1)))
+        return out.unflatten(-1, self.shape).unflatten(0, x.shape[:2])

@@ -1,0 +1,1 @@
+"""Training: from motion or a dataset to the weights of a lifter."""
