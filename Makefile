@@ -17,7 +17,7 @@ INSTALL_INPUTS := pyproject.toml constraints.txt CMakeLists.txt pstmo_edge/_vers
 demo: $(VENV)/.installed
 	$(BIN)/pstmo-edge build --precision int8 --force
 	$(BIN)/pstmo-edge eval
-	$(BIN)/pstmo-edge bench
+	$(BIN)/pstmo-edge bench --force
 
 test: lint types pytest
 

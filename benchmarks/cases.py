@@ -14,6 +14,7 @@ from pstmo_edge.bundle import open_bundle
 from pstmo_edge.errors import PstmoEdgeError
 from pstmo_edge.manifest import Manifest
 
+UNKNOWN = "?"  # the backend and precision of a bundle that does not open
 DEFAULT_ROWS = (
     ("torch", "fp32"),
     ("onnxruntime", "fp32"),
@@ -56,7 +57,7 @@ def empty_row(case: Case) -> Row:
     if isinstance(case, BuildCase):
         lifter = case.model.lifter
         return Row(case.backend, case.precision, "ok", model=lifter.name, frames=lifter.frames)
-    row = Row("?", "?", "ok", name=case.path.name or str(case.path))
+    row = Row(UNKNOWN, UNKNOWN, "ok", name=case.path.name or str(case.path))
     try:
         return described(row, open_bundle(case.path).manifest)
     except PstmoEdgeError:

@@ -11,7 +11,7 @@ from pstmo_edge import metrics
 from pstmo_edge.arrays import FloatArray
 from pstmo_edge.datasets.sequences import PoseSequence
 from pstmo_edge.errors import PstmoEdgeError
-from pstmo_edge.evaluate import Predict
+from pstmo_edge.evaluation import Predict
 from pstmo_edge.manifest import Manifest
 from pstmo_edge.windows import WindowSource, WindowSpec
 
@@ -114,7 +114,8 @@ def _check_near(poses: FloatArray, reference: FloatArray, data: HeldOut, max_dro
     distance = float(metrics.mpjpe(poses, reference).mean())
     if not distance <= FAR_MM:
         raise CheckError(
-            f"wrong output: its poses are {distance:.1f} mm from the torch model's on average, {FAR_MM:g} is allowed"
+            f"wrong output: on held-out motion its poses are {distance:.1f} mm from the torch model's on average, "
+            f"{FAR_MM:g} is allowed; was it calibrated on too little motion?"
         )
     drop = float((errors_mm(poses, data) - errors_mm(reference, data)).mean())
     if not drop <= max_drop_mm + SAMPLING_MM:

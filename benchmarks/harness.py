@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from pstmo_edge import metrics
 from pstmo_edge.arrays import FloatArray
 from pstmo_edge.benchmarks import moments, provenance
 from pstmo_edge.benchmarks.cases import (
+    UNKNOWN,
     BuildCase,
     BundleCase,
     Case,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 Progress: TypeAlias = Callable[[str, int, int], None]
 
 _LONGEST_REASON = 400
+_PREPARING = {"data", "held_out", "keypoints"}  # those of build's options that concern the model alone
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def run(
     """One row for every case, in order; what fails or is not installed becomes a row with its reason.
 
     `sequences` are held-out motion with true poses (default: the test split of the bundled motion). Engines are
-    built into `work`, which stays, or else into a temporary folder; `build_options` go to `pstmo_edge.build`.
+    built into `work`, which stays, or else into a temporary folder; `build_options` go to `pstmo_edge.building`.
     """
     settings = settings or Settings()
     tell = progress or (lambda text, done, total: None)
@@ -98,7 +101,7 @@ def run(
         bench = _Bench(settings, sequences, folder, build_options or {}, tell)
         for case in cases:
             bench.add_reference(case)
-        prepared = [bench.prepare(case) for case in cases]
+        prepared = _without_needless_names([bench.prepare(case) for case in cases])
         before = provenance.collect(settings)
         rows = recommend(_timed(prepared, settings, tell), settings.max_drop_mm)
     return _report(prepared, rows, before, settings)
@@ -121,6 +124,7 @@ class _Bench:
         self.build_options = build_options
         self.tell = tell
         self.references = References()
+        self.prepared: dict[str, Any] = {}  # by the digest of the weights
         self.held_out: dict[WindowSpec, HeldOut] = {}
 
     def add_reference(self, case: Case) -> None:
@@ -149,22 +153,35 @@ class _Bench:
     def _open(self, case: Case) -> Engine:
         from pstmo_edge.engine import load_engine
 
-        if isinstance(case, BundleCase):
-            return load_engine(case.path, threads=self.settings.threads)
-        from pstmo_edge.build import build
+        path = case.path if isinstance(case, BundleCase) else self._build(case)
+        return load_engine(path, threads=self.settings.threads)
 
-        name = f"{case.backend} {case.precision}"
+    def _build(self, case: BuildCase) -> Path:
+        from pstmo_edge.building import build, check_request
 
         def tell(text: str, done: int, total: int) -> None:
-            self.tell(f"{name}: {text}", done, total)
+            self.tell(f"{case.backend} {case.precision}: {text}", done, total)
 
-        options = {"max_drop_mm": self.settings.max_drop_mm, "keypoints": self.settings.keypoints, "progress": tell}
-        options.update(self.build_options)
         lifter = case.model.lifter
         out = self.work / f"{lifter.name}-{lifter.frames}-{case.backend}-{case.precision}"
         tell("building", 0, 0)
-        build(case.model, precision=case.precision, backend=case.backend, out=out, force=True, **options)
-        return load_engine(out, threads=self.settings.threads)
+        check_request(case.precision, case.backend, out, force=True)  # a missing runtime shows before any work is done
+        options = {"max_drop_mm": self.settings.max_drop_mm, **self.build_options}
+        prepared = self._prepared(case.model, tell)
+        build(
+            case.model, case.precision, case.backend, out=out, force=True, prepared=prepared, progress=tell, **options
+        )
+        return out
+
+    def _prepared(self, model: Any, tell: Progress) -> Any:
+        """The model's graph and its own error, made once for all its engines."""
+        from pstmo_edge.building import prepare
+
+        digest = model.lifter.weights_sha256
+        if digest not in self.prepared:
+            known = {name: self.build_options[name] for name in _PREPARING & self.build_options.keys()}
+            self.prepared[digest] = prepare(model, progress=tell, **{"keypoints": self.settings.keypoints, **known})
+        return self.prepared[digest]
 
     def _data(self, spec: WindowSpec) -> HeldOut:
         if self.sequences is None:
@@ -182,6 +199,17 @@ def one_line(error: Exception) -> str:
     if not isinstance(error, PstmoEdgeError):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 1] + "…"
+
+
+def _without_needless_names(prepared: Sequence[_Prepared]) -> list[_Prepared]:
+    """A bundle's name is kept only where backend and precision do not tell the rows apart."""
+    kinds = Counter((item.row.backend, item.row.precision) for item in prepared)
+    return [
+        item
+        if item.row.backend == UNKNOWN or kinds[item.row.backend, item.row.precision] > 1
+        else replace(item, row=replace(item.row, name=""))
+        for item in prepared
+    ]
 
 
 def _timed(prepared: Sequence[_Prepared], settings: Settings, tell: Progress) -> list[Row]:

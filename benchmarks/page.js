@@ -17,7 +17,7 @@ function choose(number, mark) {
 
 function describe(row, mark) {
   const cells = [...row.cells];
-  const name = cells[0].firstChild.textContent.trim();
+  const name = cells[0].firstChild.textContent.trim().replace("\n", " ");
   const lines = heads.slice(3).map((head, index) => `${head.padEnd(16)}${cells[index + 3].textContent.padStart(7)}`);
   tip.textContent = `${name} ${cells[1].textContent}\n${lines.join("\n")}`;
   tip.style.fontFamily = "ui-monospace, monospace";

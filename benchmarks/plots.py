@@ -111,7 +111,7 @@ def _label_marks(figure: Any, axes: Any, shown: list[looks.Mark]) -> None:
     boxes = [text.get_window_extent(renderer) for text in texts]
     points = [tuple(axes.transData.transform((mark.fps, mark.mpjpe_mm))) for mark in shown]
     bounds = tuple(axes.get_window_extent(renderer).extents)
-    gap = 0.125 * _DPI  # inches to pixels: the ring's radius and a little air
+    gap = 0.155 * _DPI  # inches to pixels: the ring's radius and a little air
     places = labels.place(points, [(box.width + 4, box.height) for box in boxes], bounds, gap)
     back = axes.transData.inverted()
     for text, place, point in zip(texts, places, points, strict=True):

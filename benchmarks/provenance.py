@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -67,14 +68,14 @@ def thread_counts(asked: int | None, cores: int) -> dict[str, Any]:
     }
 
 
-def describe_threads(threads: dict[str, Any]) -> str:
+def describe_threads(threads: Mapping[str, Any]) -> str:
     """The thread counts in a few words."""
     if threads["asked"] is not None:
         return f"{threads['asked']} thread{'s' if threads['asked'] != 1 else ''}"
     return f"each runtime's own threads on {threads['cores']} core{'s' if threads['cores'] != 1 else ''}"
 
 
-def lacks_vnni(provenance: dict[str, Any]) -> bool:
+def lacks_vnni(provenance: Mapping[str, Any]) -> bool:
     """Whether this is an x86 CPU without the instructions that INT8 is fast with."""
     features = set(provenance["cpu_features"])
     return "avx2" in features and "vnni" not in features

@@ -27,7 +27,7 @@ class Row:
     status: Status
     reason: str = ""  # why it is not "ok", in one line
     checked: str = ""  # what its output was compared with before it was timed
-    name: str = ""  # the bundle's folder, where the user gave one
+    name: str = ""  # the bundle's folder, where backend and precision would not tell two rows apart
     model: str = ""
     frames: int | None = None
     size_bytes: int | None = None

@@ -46,7 +46,7 @@ def scatter(rows: Sequence[Row], width: float, height: float, css_class: str) ->
     parts.append(_text("axis", 12, middle, "← MPJPE in mm, less is better", "middle", turned))
     points = [(x(mark.fps), y(mark.mpjpe_mm)) for mark in shown]
     sizes = [(_LETTER * len(mark.label) * (1.06 if mark.row.recommended else 1) + 4, _LINE) for mark in shown]
-    places = labels.place(points, sizes, box, gap=15)
+    places = labels.place(points, sizes, box, gap=18)
     parts += [_mark(mark, *spots) for mark, *spots in zip(shown, points, places, strict=True)]
     if not shown:
         parts.append(_text("axis", width / 2, height / 2, "no row passed its check", "middle"))
@@ -90,7 +90,7 @@ def moment(shown: Moment, radius: float) -> str:
 
 def _mark(mark: looks.Mark, point: labels.Point, place: labels.Point) -> str:
     ring = f'<circle class="ring" cx="{point[0]:.1f}" cy="{point[1]:.1f}" r="13"/>' if mark.row.recommended else ""
-    far = abs(place[1] - point[1]) > 30  # too far away to be seen as belonging to its marker
+    far = abs(place[1] - point[1]) > 36  # too far away to be seen as belonging to its marker
     leader = _line("leader", *point, *place) if far else ""
     name = _text("label best" if mark.row.recommended else "label", place[0], place[1] + 4.5, mark.label, "middle")
     return (

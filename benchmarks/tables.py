@@ -37,15 +37,16 @@ def render(report: Report, console: Console | None = None) -> None:
     from rich.text import Text
 
     console = console or Console()
+    show = _plain if console.options.ascii_only else str
     console.print(table(report, console.width, console.options.ascii_only))
     for row in report.rows:
         if row.status != "ok":
-            console.print(Text.assemble((f"{row.title} {row.status}: ", _COLOURS[row.status]), row.reason))
+            console.print(Text.assemble((show(f"{row.title} {row.status}: "), _COLOURS[row.status]), show(row.reason)))
     console.print()
-    console.print(Text(report.summary, "bold"))
+    console.print(Text(show(report.summary), "bold"))
     if (doubt := noise_note(report)) is not None:
-        console.print(Text(doubt, "yellow"))
-    console.print(Text(report.setting, "dim"))
+        console.print(Text(show(doubt), "yellow"))
+    console.print(Text(show(report.setting), "dim"))
 
 
 def table(report: Report, width: int = 100, ascii_only: bool = False) -> Table:
@@ -55,13 +56,16 @@ def table(report: Report, width: int = 100, ascii_only: bool = False) -> Table:
 
     # Without rules between the columns eleven of them fit 80 characters.
     made = Table(box=None if ascii_only else box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for number, heading in enumerate(COLUMNS):
-        name = heading if width >= _WIDE else _NARROW.get(heading, heading)
-        made.add_column(name, justify="left" if number < _TEXT_COLUMNS else "right", no_wrap=True, vertical="bottom")
+    headings = [name if width >= _WIDE else _NARROW.get(name, name) for name in COLUMNS]
+    lines = max(name.count("\n") for name in headings)
+    for place, name in enumerate(headings):
+        lowered = "\n" * (lines - name.count("\n")) + name  # headings stand on the rule, cells hang from the top
+        made.add_column(lowered, justify="left" if place < _TEXT_COLUMNS else "right", no_wrap=True)
     star, space = ">" if ascii_only else "★", " " if width >= _WIDE else ""
     for row in report.rows:
         mark = (star if row.recommended else " ") + space
-        made.add_row(*_cells(row, mark), style="bold" if row.recommended else None)
+        shown = _cells(row, mark)
+        made.add_row(*(map(_plain, shown) if ascii_only else shown), style="bold" if row.recommended else None)
     return made
 
 
@@ -83,8 +87,12 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def backend_cell(row: Row) -> str:
-    """The backend, and the bundle's name where the user gave one."""
-    return f"{row.backend} ({row.name})" if row.name else row.backend
+    """The backend, and on a second line the bundle's name where two rows could be confused without it."""
+    return f"{row.backend}\n{_shortened(row.name)}" if row.name else row.backend
+
+
+def _shortened(name: str, longest: int = 11) -> str:
+    return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
 def noise_note(report: Report) -> str | None:
@@ -101,6 +109,7 @@ def _cells(row: Row, mark: str) -> list[str]:
     from rich.markup import escape
 
     backend, precision, status, *numbers = map(escape, cells(row))
+    backend = backend.replace("\n", "\n" + " " * len(mark))
     return [mark + backend, precision, f"[{_COLOURS[row.status]}]{status}[/]", *numbers]
 
 
@@ -116,6 +125,12 @@ def _megabytes(size: int | None) -> str:
     return "-" if size is None else f"{size / 1e6:.1f}"
 
 
+def _plain(text: str) -> str:
+    """ASCII only, for terminals and logs that know nothing else."""
+    return text.replace("…", "~").replace("±", "+/-").encode("ascii", "replace").decode()
+
+
 def _milliseconds(value: float | None) -> str:
     """Three digits: more are noise, and fewer hide differences."""
-    return number(value, ".2f" if value is not None and value < 9.995 else ".1f")
+    decimals = 0 if value is None or value >= 99.95 else 1 if value >= 9.995 else 2
+    return number(value, f".{decimals}f")

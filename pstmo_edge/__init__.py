@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 from pstmo_edge._version import __version__
 
 if TYPE_CHECKING:
-    from pstmo_edge.build import build
+    from pstmo_edge.building import build
     from pstmo_edge.datasets import load_sequences
     from pstmo_edge.engine import Engine, load_engine
-    from pstmo_edge.evaluate import evaluate
+    from pstmo_edge.evaluation import evaluate
     from pstmo_edge.models.zoo import create_model, load_model
 
 _HOMES = {
     "Engine": "engine",
-    "build": "build",
+    "build": "building",
     "create_model": "models.zoo",
-    "evaluate": "evaluate",
+    "evaluate": "evaluation",
     "load_engine": "engine",
     "load_model": "models.zoo",
     "load_sequences": "datasets",

@@ -98,7 +98,7 @@ def build(
     Example: pstmo-edge build --precision int8 --out engine
     """
     import pstmo_edge as pe
-    from pstmo_edge.build import check_request
+    from pstmo_edge.building import check_request
 
     options: dict[str, Any] = {"target": target, "max_drop_mm": max_drop_mm, "force": force}
     check_request(precision, backend, out, **options)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pstmo_edge.evaluate import Evaluation
+from pstmo_edge.evaluation import Evaluation
 from pstmo_edge.manifest import Manifest
 
 stdout = Console(highlight=False)

@@ -31,3 +31,17 @@ def test_import_is_quick() -> None:
 def test_import_loads_nothing_heavy() -> None:
     loaded = {name.partition(".")[0] for name in import_once()[1]}
     assert loaded.isdisjoint(HEAVY), loaded.intersection(HEAVY)
+
+
+def test_public_names_survive_the_import_of_every_module() -> None:
+    """A module that has the name of a function would take its place as soon as anything imports it."""
+    program = """
+import importlib, pkgutil, pstmo_edge
+for found in pkgutil.iter_modules(pstmo_edge.__path__):
+    if found.name not in ("__main__",):
+        importlib.import_module(f"pstmo_edge.{found.name}")
+for name in pstmo_edge.__all__:
+    value = getattr(pstmo_edge, name)
+    assert callable(value) or isinstance(value, str), name
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -53,7 +53,7 @@ class Trainer:
     @property
     def steps_per_epoch(self) -> int:
         """How many whole batches an epoch has."""
-        return max(1, len(self.windows) // self.recipe.batch)
+        return self.recipe.steps_per_epoch or max(1, len(self.windows) // self.recipe.batch)
 
     @property
     def total_steps(self) -> int:

@@ -37,6 +37,7 @@ class Recipe:
     epochs: int = 80
     lr: float = 1e-3
     lr_decay: float = 0.95  # by epoch
+    steps_per_epoch: int = 0  # 0: every window once
     seed: int = 1
     threads: int = 0  # 0: as many as torch chooses
     checkpoint_steps: int = 200
@@ -44,6 +45,8 @@ class Recipe:
 
 
 RECIPES = {
+    # A minute, to see that everything works: the weights it makes are of no use.
+    "smoke": Recipe("p-stmo-s", 9, batch=16, epochs=2, steps_per_epoch=20, checkpoint_steps=10),
     # The weights in the box: 2 CPU cores, about 75 minutes. Dropout is off because no window is ever seen twice.
     "cmu-27": Recipe("p-stmo-s", 27, t_downsample=2, dropout=0.0, batch=64, epochs=24, lr_decay=0.84),
 }

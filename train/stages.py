@@ -13,7 +13,7 @@ import torch
 
 from pstmo_edge.datasets import cmu_mocap, load_sequences, one_camera_a_take
 from pstmo_edge.errors import UsageError
-from pstmo_edge.evaluate import evaluate
+from pstmo_edge.evaluation import evaluate
 from pstmo_edge.models.checkpoints import save_weights
 from pstmo_edge.models.p_stmo import PSTMO
 from pstmo_edge.models.zoo import create_model, state_arrays

@@ -55,7 +55,8 @@ def load(path: Path) -> PoseSequence:
 
 def _read(path: Path) -> dict[str, FloatArray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # NumPy leaves the file open where it finds no archive in it, so it is opened here.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -29,7 +29,7 @@ from pstmo_edge.bundle import (
 from pstmo_edge.datasets import cmu_mocap, load_sequences, one_camera_a_take
 from pstmo_edge.datasets.sequences import PoseSequence
 from pstmo_edge.errors import AccuracyError, DataError, UsageError
-from pstmo_edge.evaluate import Evaluation, Predict, evaluate
+from pstmo_edge.evaluation import Evaluation, Predict, evaluate
 from pstmo_edge.skeletons import HUMAN36M
 from pstmo_edge.targets import Target, resolve_target
 from pstmo_edge.windows import WindowSpec
@@ -106,6 +106,11 @@ def prepare(
 
     if held_out is None:
         held_out = one_camera_a_take(load_sequences(data, "test", keypoints))
+        if any(sequence.poses is None for sequence in held_out):
+            # One's own keypoints are good to calibrate on; the error is measured where the truth is known.
+            held_out, data = one_camera_a_take(load_sequences()), cmu_mocap.NAME
+    for sequence in held_out:
+        sequence.true_poses()
     progress("exporting the graph and checking it against the model", 0, 0)
     source = Source(model, export_onnx(exportable(model)))
     before = _measured(TorchSession(model).run, held_out, model.lifter.window, "measuring the fp32 model", progress)
@@ -137,11 +142,35 @@ def build(
     DataError, BundleError.
     """
     request = check_request(precision, backend, out, target=target, max_drop_mm=max_drop_mm, force=force)
-    if calibration is None and precision == "int8":
-        calibration = load_sequences(data, "train", keypoints)
+    used = None
+    if request.precision == "int8":
+        source = f"{data}, training split, {keypoints} keypoints" if calibration is None else "sequences of the caller"
+        used = _calibration(calibration or load_sequences(data, "train", keypoints), model.lifter.window, source)
     if prepared is None:
         prepared = prepare(model, data, keypoints, held_out, progress)
-    return _Build(model, request, prepared, calibration or (), progress).run()
+    return _Build(model, request, prepared, used, progress).run()
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """What INT8 is calibrated on."""
+
+    windows: FloatArray
+    key: str
+    source: str
+
+
+def _calibration(sequences: Sequence[PoseSequence], window: WindowSpec, source: str) -> _Windows:
+    from pstmo_edge.calib.windows import calibration_windows, windows_key
+
+    frames = sum(len(sequence) for sequence in sequences)
+    if frames < window.frames:
+        raise DataError(
+            f"the calibration data has {frames} frames, fewer than one window of {window.frames}: "
+            f"give more with --calib"
+        )
+    windows = calibration_windows(sequences, window)
+    return _Windows(windows, windows_key(windows), source)
 
 
 class _Build:
@@ -152,13 +181,13 @@ class _Build:
         model: nn.Module,
         request: Request,
         prepared: Prepared,
-        calibration: Sequence[PoseSequence],
+        calibration: _Windows | None,
         progress: Progress,
     ) -> None:
         self.model = model
         self.request = request
         self.prepared = prepared
-        self.sequences = calibration
+        self.calibration = calibration
         self.window = model.lifter.window
         self.tell = progress
 
@@ -167,43 +196,19 @@ class _Build:
         from pstmo_edge.builders import BUILDERS
 
         builder = BUILDERS[self.request.backend]()
-        calibration: Calibration | None = None
         keep_float: tuple[str, ...] = ()
-        if self.request.precision == "fp32":
+        if self.calibration is None:
             built = builder.build_float(self.prepared.source)
             after = self._measure(built, "measuring the engine")
             self._check_drop(after)
         else:
-            windows = self._calibration_windows()
-            calibration = self._calibration(builder, windows)
-            built, after, keep_float = self._quantize(builder, windows)
+            built, after, keep_float = self._quantize(builder, self.calibration.windows)
         self.tell("writing the bundle", 0, 0)
-        manifest = self._manifest(built, calibration, keep_float, after)
+        manifest = self._manifest(built, builder.method, keep_float, after)
         return write_bundle(self.request.out, manifest, built.artifacts, force=self.request.force)
 
     def _measure(self, built: Built, text: str) -> Evaluation:
         return _measured(built.session.run, self.prepared.held_out, self.window, text, self.tell)
-
-    def _calibration_windows(self) -> FloatArray:
-        from pstmo_edge.calib.windows import calibration_windows
-
-        frames = sum(len(sequence) for sequence in self.sequences)
-        if frames < self.window.frames:
-            raise DataError(
-                f"the calibration data has {frames} frames, fewer than one window of {self.window.frames}: "
-                f"give more with --calib"
-            )
-        return calibration_windows(self.sequences, self.window)
-
-    def _calibration(self, builder: Builder, windows: FloatArray) -> Calibration:
-        from pstmo_edge.calib.windows import windows_key
-
-        return Calibration(
-            method=builder.method,
-            windows=len(windows),
-            key=windows_key(windows),
-            source=f"{self.prepared.data}, training split, {self.prepared.keypoints} keypoints",
-        )
 
     def _quantize(self, builder: Builder, windows: FloatArray) -> tuple[Built, Evaluation, tuple[str, ...]]:
         """INT8, with as many of the most sensitive layers in float as the limit on the error asks for."""
@@ -255,13 +260,13 @@ class _Build:
     def _manifest(
         self,
         built: Built,
-        calibration: Calibration | None,
+        method: str,
         keep_float: tuple[str, ...],
         after: Evaluation,
     ) -> Manifest:
         request, prepared, lifter = self.request, self.prepared, self.model.lifter
         versions = require(request.backend)
-        quantized = request.precision == "int8"
+        quantized, used = request.precision == "int8", self.calibration
         return Manifest(
             pstmo_edge_version=__version__,
             input=InputSpec(
@@ -292,7 +297,9 @@ class _Build:
                 # An older runtime may lack an operator or a fix that the measured error relies on.
                 versions={name: ">=" + version.split("+")[0] for name, version in versions.items()},
             ),
-            calibration=calibration,
+            calibration=None
+            if used is None
+            else Calibration(method=method, windows=len(used.windows), key=used.key, source=used.source),
             accuracy=Accuracy(
                 data=f"{prepared.data}, test split, {after.windows} windows",
                 keypoints=prepared.keypoints,

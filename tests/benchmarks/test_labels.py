@@ -1,0 +1,37 @@
+"""Labels of the plot never cover each other where there is room."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from pstmo_edge.benchmarks.labels import place
+
+BOUNDS, SIZE, GAP = (0.0, 0.0, 900.0, 400.0), (120.0, 15.0), 14.0
+
+
+def overlap(one, other, sizes):
+    return all(abs(a - b) < (first + second) / 2 - 1e-9 for a, b, first, second in zip(one, other, *sizes, strict=True))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_crowded_points_get_separate_labels(seed):
+    points = [tuple(point) for point in np.random.default_rng(seed).uniform((300, 170), (600, 230), (6, 2))]
+    places = place(points, [SIZE] * 6, BOUNDS, GAP)
+    for one, other in itertools.combinations(places, 2):
+        assert not overlap(one, other, (SIZE, SIZE))
+    for label, point in itertools.product(places, points):
+        assert not overlap(label, point, (SIZE, (2 * GAP, 2 * GAP)))
+    for x, y in places:
+        assert SIZE[0] / 2 <= x <= BOUNDS[2] - SIZE[0] / 2
+        assert SIZE[1] / 2 <= y <= BOUNDS[3] - SIZE[1] / 2
+
+
+def test_equal_points_get_different_labels():
+    places = place([(450.0, 200.0)] * 4, [SIZE] * 4, BOUNDS, GAP)
+    assert len(set(places)) == 4
+
+
+def test_a_lonely_point_has_its_label_beside_it():
+    assert place([(100.0, 200.0)], [SIZE], BOUNDS, GAP) == [(100 + GAP + 60, 200.0)]
+    assert place([(880.0, 200.0)], [SIZE], BOUNDS, GAP) == [(880 - GAP - 60, 200.0)]

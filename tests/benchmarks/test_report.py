@@ -1,0 +1,200 @@
+"""The report folder: JSON that comes back, pictures that are pictures, a page that escapes and needs no network."""
+
+import dataclasses
+import json
+import struct
+import sys
+import zlib
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from pstmo_edge.benchmarks import looks, page, plots
+from pstmo_edge.benchmarks.moments import project
+from pstmo_edge.benchmarks.report import JSON_NAME, Report, write_report
+from pstmo_edge.benchmarks.rows import Row
+from pstmo_edge.errors import BackendError, UsageError
+from pstmo_edge.skeletons import HUMAN36M
+
+VOID = {"meta", "input", "br", "link", "img", "hr"}
+
+
+class Page(HTMLParser):
+    """Collects text and tags, and asserts that every tag is closed by its own."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.text = [], [], ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "script" not in self.open and "style" not in self.open:
+            self.text += data
+
+    def all(self, tag, **attributes):
+        wanted = {name.rstrip("_").replace("_", "-"): value for name, value in attributes.items()}
+        return [found for name, found in self.tags if name == tag and wanted.items() <= found.items()]
+
+
+def png_pixels(data):
+    """(width, height) and the number of different byte values, after checking signature and every checksum."""
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    at, size, pixels = 8, None, b""
+    while at < len(data):
+        length, kind = struct.unpack(">I4s", data[at : at + 8])
+        body = data[at + 8 : at + 8 + length]
+        assert struct.unpack(">I", data[at + 8 + length : at + 12 + length])[0] == zlib.crc32(kind + body)
+        size = struct.unpack(">II", body[:8]) if kind == b"IHDR" else size
+        pixels += body if kind == b"IDAT" else b""
+        at += 12 + length
+    return size, len(set(zlib.decompress(pixels)))
+
+
+def test_the_folder_is_complete(report, tmp_path):
+    write_report(report, tmp_path / "out")
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["fps_vs_mpjpe.png", "index.html", "poses.png", "report.json"]
+    written = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert written["recommended"]["backend"] == "onnxruntime"
+    assert written["provenance"]["cpu"] == "Fast & <Cheap> CPU"
+    assert written["provenance"]["settings"]["timing"]["rounds"] == 2
+    for name in ("fps_vs_mpjpe.png", "poses.png"):
+        (width, height), values = png_pixels((tmp_path / "out" / name).read_bytes())
+        assert width >= 1200
+        assert height >= 600
+        assert values > 50, "an empty picture"
+
+
+def test_json_comes_back_as_it_was(report, no_moments):
+    for each in (report, no_moments):
+        assert Report.from_dict(json.loads(json.dumps(each.to_dict(), allow_nan=False))) == each
+
+
+def test_json_of_another_schema_is_refused(report):
+    with pytest.raises(UsageError, match="this report has schema 2, this version reads 1"):
+        Report.from_dict({**report.to_dict(), "schema_version": 2})
+
+
+def test_force_replaces_a_report_and_nothing_else(report, tmp_path):
+    write_report(report, tmp_path / "out")
+    with pytest.raises(UsageError, match="--force"):
+        write_report(report, tmp_path / "out")
+    write_report(dataclasses.replace(report, summary="new"), tmp_path / "out", force=True)
+    assert json.loads((tmp_path / "out" / JSON_NAME).read_text())["summary"] == "new"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("mine")
+    with pytest.raises(UsageError):
+        write_report(report, tmp_path / "mine", force=True)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_without_matplotlib_the_way_out_is_named_and_nothing_is_left(report, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(BackendError, match=r"pip install 'pstmo-edge\[build\]'"):
+        write_report(report, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_page_escapes_all_text(report):
+    text = page.render(report)
+    parsed = Page(text)
+    assert len(parsed.all("script")) == 1, "text of the report became a script"
+    assert "alert('x')" not in text.replace("&#x27;", "").replace("&lt;script&gt;alert(", "")
+    assert "refused: <script>alert('x')</script> & more" in parsed.text
+    assert "<b>Waving</b>" in parsed.text
+    assert "Fast & <Cheap> CPU" in parsed.text
+    assert "toy <motion>" in parsed.text
+    assert "<i>my</i> …" in parsed.text
+
+
+def test_the_page_shows_every_row_and_marks_the_recommended_one(report):
+    parsed = Page(page.render(report))
+    rows = [found for found in parsed.all("tr") if "data-row" in found]
+    assert [found["data-row"] for found in rows] == ["0", "1", "2"]
+    assert [found.get("class") for found in rows] == [None, "best", None]
+    assert report.summary in parsed.text
+    assert report.setting in parsed.text
+    for value in ("45.10", "+0.10", "3.00", "300", "5.0", "97% of the multiply-adds in INT8", "left in float: fcn.1"):
+        assert value in parsed.text
+    marks = [found["data-row"] for found in parsed.all("g", class_="mark")]
+    assert marks == ["1", "0", "1", "0"], "two charts, the failed row in neither"
+    assert len(parsed.all("svg", class_="moment")) == 4
+
+
+def test_the_page_needs_nothing_from_outside(report):
+    parsed = Page(page.render(report))
+    links = {value for _, found in parsed.tags for name, value in found.items() if name in ("src", "href")}
+    assert links == {"report.json", "fps_vs_mpjpe.png", "poses.png"}
+    assert "http:" not in page.render(report)
+    assert "https:" not in page.render(report)
+    (policy,) = parsed.all("meta", http_equiv="Content-Security-Policy")
+    assert policy["content"].startswith("default-src 'none'")
+
+
+def test_a_report_without_any_row_that_passed_still_renders(no_moments, tmp_path):
+    empty = dataclasses.replace(no_moments, rows=(Row("torch", "fp32", "failed", "no"),), summary="None.")
+    write_report(empty, tmp_path / "out")
+    assert not (tmp_path / "out" / "poses.png").exists()
+    parsed = Page((tmp_path / "out" / "index.html").read_text())
+    assert "No engine can be recommended here" in parsed.text
+    assert "no row passed its check" in parsed.text
+    assert png_pixels((tmp_path / "out" / "fps_vs_mpjpe.png").read_bytes())[1] > 50
+
+
+def test_the_script_turns_poses_as_the_picture_does(report):
+    """Script and Python share a projection: the constants that the script repeats must be the same."""
+    text = page.render(report)
+    assert "const pitch = (12 * Math.PI) / 180" in text
+    assert 'id="yaw" type="range" min="-180" max="180" value="50"' in text
+    front = project(np.array([[1.0, 2.0, 3.0]]), yaw=0, pitch=0)
+    np.testing.assert_allclose(front, [[1.0, 2.0]])
+    side = project(np.array([[1.0, 2.0, 3.0]]), yaw=90, pitch=0)
+    np.testing.assert_allclose(side, [[3.0, 2.0]], atol=1e-12)
+
+
+def test_moments_are_chosen_by_rank_not_by_taste(report):
+    assert [moment.percentile for moment in report.moments] == [10, 50, 75, 95]
+    errors = [moment.error_mm for moment in report.moments]
+    assert errors == pytest.approx([20 * 16 / 17] * 4, abs=0.01)  # the stand-in is equally wrong everywhere
+    assert all(moment.predicted[0] == (0.0, 0.0, 0.0) for moment in report.moments), "the root is the origin"
+
+
+def test_no_pose_leaves_its_picture_from_any_side(report):
+    radius = looks.pose_radius(report.moments)
+    for moment in report.moments:
+        for yaw in range(-180, 181, 30):
+            for seen in looks.centred_projections(moment, yaw, 12):
+                assert np.abs(seen).max() <= radius
+
+
+def test_left_and_right_have_their_own_colours():
+    sides = {HUMAN36M.joints[joint]: looks.bone_side(joint) for joint, _ in HUMAN36M.bones}
+    assert (sides["LWrist"], sides["RFoot"], sides["Head"]) == ("left", "right", "middle")
+
+
+def test_the_error_axis_does_not_magnify_noise(make_row):
+    shown = looks.marks([make_row(mpjpe_mm=45.000), make_row(mpjpe_mm=45.004)])
+    x_range, (low, high) = looks.plot_ranges(shown)
+    assert x_range[0] == 0
+    assert high - low == pytest.approx(2.0)
+    assert looks.nice_ticks(low, high) == [44.0, 44.5, 45.0, 45.5, 46.0] or len(looks.nice_ticks(low, high)) >= 3
+
+
+def test_plots_take_any_number_of_rows_and_moments(report):
+    for count in (1, 2, 3):
+        few = dataclasses.replace(report, moments=report.moments[:count])
+        assert png_pixels(plots.poses(few))[1] > 50

@@ -1,0 +1,127 @@
+import json
+
+import numpy as np
+import pytest
+
+import pstmo_edge as pe
+from pstmo_edge import building
+from pstmo_edge.bundle import open_bundle
+from pstmo_edge.calib.windows import calibration_windows
+from pstmo_edge.errors import AccuracyError, BackendError, DataError, UsageError
+from pstmo_edge.windows import extract_windows
+
+
+@pytest.mark.parametrize(
+    ("backend", "precision"),
+    [("torch", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "int8"), ("openvino", "fp32"), ("openvino", "int8")],
+)
+def test_every_backend_builds_and_opens(backend, precision, small_model, small_prepared, short_sequences, tmp_path):
+    if backend == "openvino":
+        pytest.importorskip("openvino")
+    out = tmp_path / "engine"
+    bundle = pe.build(
+        small_model, precision, backend, short_sequences, out, prepared=small_prepared, max_drop_mm=1000.0
+    )
+    engine = pe.load_engine(out, threads=1)
+    windows = extract_windows(short_sequences[0].keypoints, np.arange(7), engine.spec)
+    exact = pe.load_engine(out).infer(windows)
+    poses = engine.infer(windows)
+    assert poses.shape == (7, 17, 3)
+    assert poses.dtype == np.float32
+    np.testing.assert_allclose(poses, exact, atol=1e-4)
+    manifest = bundle.manifest
+    assert manifest == open_bundle(out).manifest
+    assert manifest.model.weights_sha256 == small_model.lifter.weights_sha256
+    assert manifest.precision.requested == precision
+    assert manifest.input.lookahead_ms == pytest.approx(1000 * 4 / 50)
+    assert manifest.accuracy.before.mpjpe_mm == pytest.approx(small_prepared.before.mpjpe_mm)
+    if precision == "int8":
+        assert manifest.precision.int8_share >= 0.8
+        assert set(building.ENDS) <= set(manifest.precision.left_in_float)
+        assert manifest.calibration.windows == 256
+    else:
+        assert manifest.precision.int8_share == 0
+        assert abs(manifest.accuracy.drop_mm) < 0.01
+        assert manifest.calibration is None
+
+
+def test_too_large_a_drop_is_mended_by_leaving_the_worst_layers_in_float(
+    small_model, small_prepared, short_sequences, tmp_path, monkeypatch
+):
+    ranked = ["Transformer.model.layers.2.feed_forward.w_2", "encoder.layers.0.w1", "encoder.fc_2"]
+    monkeypatch.setattr("pstmo_edge.calib.sensitivity.layer_costs", lambda *_: dict.fromkeys(ranked, 1.0))
+    measured = building._measured
+    calls = []
+
+    def costly(predict, sequences, window, text, tell):
+        """As if all but the engine with three more layers in float lost two millimetres."""
+        found = measured(predict, sequences, window, text, tell)
+        calls.append(text)
+        return building.Evaluation(
+            **{**found.to_dict(), "mpjpe_mm": small_prepared.before.mpjpe_mm + (2.0 if len(calls) < 3 else 0.5)}
+        )
+
+    monkeypatch.setattr(building, "_measured", costly)
+    bundle = pe.build(small_model, "int8", calibration=short_sequences, out=tmp_path / "e", prepared=small_prepared)
+    assert bundle.manifest.precision.left_in_float == (*building.ENDS, ranked[0], ranked[1])
+    precisions = {layer.name: layer.precision for layer in bundle.manifest.precision.layers}
+    assert precisions[ranked[0]] == precisions[ranked[1]] == "fp32"
+    assert precisions[ranked[2]] == "int8"
+    assert bundle.manifest.accuracy.drop_mm == pytest.approx(0.5)
+
+
+def test_a_drop_that_cannot_be_mended_is_refused(small_model, small_prepared, short_sequences, tmp_path, monkeypatch):
+    monkeypatch.setattr("pstmo_edge.calib.sensitivity.layer_costs", lambda *_: {})
+    monkeypatch.setattr(
+        building,
+        "_measured",
+        lambda *_: building.Evaluation(
+            **{**small_prepared.before.to_dict(), "mpjpe_mm": small_prepared.before.mpjpe_mm + 3}
+        ),
+    )
+    with pytest.raises(AccuracyError, match=r"by 3\.00 mm .* above the limit of 1: .*--precision fp32"):
+        pe.build(small_model, "int8", calibration=short_sequences, out=tmp_path / "e", prepared=small_prepared)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_folder_is_refused_before_any_work(small_model, tmp_path):
+    (tmp_path / "engine").mkdir()
+    with pytest.raises(UsageError, match="--force"):
+        pe.build(small_model, out=tmp_path / "engine")
+
+
+def test_a_missing_runtime_says_how_to_install_it(small_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("pstmo_edge.backends.installed_version", lambda package: None)
+    with pytest.raises(BackendError, match=r"pip install 'pstmo-edge\[openvino\]'"):
+        pe.build(small_model, "int8", "openvino", out=tmp_path / "engine")
+
+
+def test_too_few_frames_to_calibrate_on(small_model, small_prepared, short_sequences, tmp_path):
+    from dataclasses import replace
+
+    one = short_sequences[0]
+    short = replace(one, keypoints=one.keypoints[:5], poses=one.poses[:5])
+    with pytest.raises(DataError, match="has 5 frames, fewer than one window of 9"):
+        pe.build(small_model, "int8", calibration=[short], out=tmp_path / "engine", prepared=small_prepared)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_manifest_says_what_an_app_must_know(small_engine):
+    manifest = json.loads((small_engine / "manifest.json").read_text())
+    assert manifest["input"]["joints"][4] == "LHip"
+    assert manifest["input"]["normalisation"].startswith("screen")
+    assert manifest["output"]["units"] == "metres"
+    assert manifest["accuracy"]["flip"] is False
+    assert len(manifest["files"]) == 1
+
+
+def test_calibration_is_reproducible(small_model, short_sequences, small_prepared, tmp_path):
+    keys = set()
+    for name in "ab":
+        bundle = pe.build(
+            small_model, "int8", calibration=short_sequences, out=tmp_path / name, prepared=small_prepared,
+            max_drop_mm=1000.0,
+        )  # fmt: skip
+        keys.add((bundle.manifest.calibration.key, bundle.manifest.files[0].sha256))
+    assert len(keys) == 1
+    assert len(calibration_windows(short_sequences, small_model.lifter.window)) == 256

@@ -1,0 +1,62 @@
+"""What the README promises of the weights in the box, measured."""
+
+import json
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+import pstmo_edge as pe
+from pstmo_edge.benchmarks import accuracy
+from pstmo_edge.building import prepare
+
+ROOT = Path(__file__).parents[1]
+RESULTS = json.loads((ROOT / accuracy.RESULTS).read_text())
+
+
+@pytest.fixture(scope="module")
+def prepared():
+    return prepare(pe.load_model())
+
+
+def test_the_weights_fit_the_box():
+    path = resources.files("pstmo_edge").joinpath("data/p-stmo-s-27.safetensors")
+    assert len(path.read_bytes()) < 12_000_000
+
+
+def test_the_model_is_as_good_as_stated(prepared):
+    found = prepared.before
+    stated = RESULTS["settings"]["gt, plain"]
+    assert found.mpjpe_mm < 50, f"{found.mpjpe_mm:.2f} mm"
+    assert stated["mpjpe_mm"] < 50
+    # One camera a take instead of four: near the whole, not equal to it.
+    assert found.mpjpe_mm == pytest.approx(stated["mpjpe_mm"], rel=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["x86-avx2", "x86-vnni"])
+def test_int8_costs_at_most_half_a_millimetre(prepared, target, tmp_path):
+    bundle = pe.build(pe.load_model(), "int8", out=tmp_path / "int8", prepared=prepared, target=target)
+    manifest = bundle.manifest
+    float_size = len(prepared.source.graph.SerializeToString())
+    assert manifest.accuracy.drop_mm <= 0.5, f"{manifest.accuracy.drop_mm:.3f} mm"
+    assert manifest.precision.int8_share >= 0.8
+    assert sum(entry.size for entry in manifest.files) < 0.35 * float_size
+
+
+def test_the_stated_errors_are_of_the_shipped_weights():
+    assert RESULTS["weights_sha256"] == pe.load_model().lifter.weights_sha256
+    settings = RESULTS["settings"]
+    assert set(settings) == {"gt, plain", "gt, mirrored", "detected, plain", "detected, mirrored"}
+    assert settings["gt, plain"]["mpjpe_mm"] < settings["detected, plain"]["mpjpe_mm"]
+    assert RESULTS["mean_pose"]["frame_mpjpe_mm"] == pytest.approx(212, abs=2)
+    assert all(found["windows"] == 28_556 for found in settings.values())
+
+
+def test_the_mean_pose_is_measured_and_not_remembered():
+    assert accuracy.mean_pose().mpjpe_mm == pytest.approx(RESULTS["mean_pose"]["mpjpe_mm"], abs=0.01)
+
+
+def test_the_readme_shows_the_results():
+    readme = (ROOT / "README.md").read_text()
+    assert accuracy.with_table(readme, accuracy.markdown(RESULTS)) == readme

@@ -1,0 +1,249 @@
+"""Every mistake a user can make gets one line, a status of 1 or 2, and leaves nothing behind."""
+
+import errno
+import json
+import os
+import pickle
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import pstmo_edge as pe
+from pstmo_edge import cli
+from pstmo_edge.models.checkpoints import save_weights
+from pstmo_edge.models.zoo import state_arrays
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    """Runs the command line in an empty folder: (status, standard output, standard error)."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["pstmo-edge", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        found = capsys.readouterr()
+        return stopped.value.code or 0, found.out, found.err
+
+    return call
+
+
+@pytest.fixture
+def fails(run, tmp_path):
+    """Runs a command that must fail with one line holding all the words, and leave no file behind."""
+
+    def call(*arguments, status, words):
+        before = sorted(tmp_path.rglob("*"))
+        code, out, err = run(*arguments)
+        assert code == status, err
+        assert out == ""
+        lines = err.splitlines()
+        assert len(lines) == 1, err
+        assert lines[0].startswith("pstmo-edge: error: ")
+        assert "Traceback" not in err
+        for word in words:
+            assert word in lines[0]
+        assert sorted(tmp_path.rglob("*")) == before
+
+    return call
+
+
+class Payload:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (self.marker,)
+
+
+def nine_frames(path):
+    save_weights(path, state_arrays(pe.create_model("p-stmo-s", 9)), {})
+
+
+def bad_checkpoint(kind, path):
+    if kind == "truncated":
+        torch.save({"a": torch.zeros(10_000)}, path)
+        path.write_bytes(path.read_bytes()[:3000])
+    elif kind == "foreign":
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    elif kind == "payload":
+        path.write_bytes(pickle.dumps(Payload(str(path.with_name("ran")))))
+    elif kind == "architecture":
+        torch.save({"expand_conv.weight": torch.zeros(3, 3), "layers_conv.0.weight": torch.zeros(3)}, path)
+    elif kind == "frames":
+        state = state_arrays(pe.create_model("p-stmo-s", 9))
+        torch.save({name: torch.from_numpy(array) for name, array in state.items()}, path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("missing", ["no such file"]),
+        ("truncated", ["weights.pth"]),
+        ("foreign", ["no torch weights file"]),
+        ("payload", ["asks to run code"]),
+        ("architecture", ["does not fit p-stmo-s with 27 frames", "missing", "unknown", "expand_conv.weight"]),
+        ("frames", ["--frames 9"]),
+    ],
+)
+def test_bad_checkpoints(fails, tmp_path, kind, words):
+    path = tmp_path / "weights.pth"
+    bad_checkpoint(kind, path)
+    fails("build", "--checkpoint", path, status=1, words=words)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"keypoints": np.where(np.arange(60)[:, None, None] == 7, np.nan, np.ones((60, 17, 2)))}, ["frame 7", "Hip"]),
+        ({"keypoints": np.zeros((60, 16, 2))}, ["(60, 16, 2)", "17"]),
+        ({"keypoints": np.zeros((5, 17, 2))}, ["5 frames", "27", "--calib"]),
+        ({"skeleton": "coco-17"}, ["coco-17", "human36m-17"]),
+    ],
+    ids=["nan", "joints", "frames", "skeleton"],
+)
+def test_bad_keypoints(fails, tmp_path, change, words):
+    arrays = {"keypoints": np.zeros((60, 17, 2)), "image_size": np.array([1000, 1000]), "skeleton": "human36m-17"}
+    np.savez(tmp_path / "clip.npz", **{**arrays, **change})
+    fails("build", "--calib", tmp_path / "clip.npz", status=1, words=words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["build", "--model", "p-stmo-z"], ["p-stmo-z", "did you mean 'p-stmo-s'"]),
+        (["build", "--frames", "28"], ["28", "243"]),
+        (["build", "--backend", "onnx-runtime"], ["onnx-runtime", "did you mean 'onnxruntime'"]),
+        (["build", "--precision", "int9"], ["int9", "did you mean 'int8'"]),
+        (["build", "--precision", "fp8"], ["fp8", "fp32 and int8"]),
+        (["build", "--target", "x86-avx"], ["x86-avx", "did you mean 'x86-avx2'"]),
+        (["build", "--calib", "cmu-mocp"], ["cmu-mocp", "cmu-mocap"]),
+        (["build", "--max-drop-mm", "-1"], ["--max-drop-mm", "-1"]),
+        (["build", "--precison", "int8"], ["--precison", "--precision"]),
+        (["build", "--frames", "many"], ["many"]),
+        (["biuld"], ["biuld"]),
+        (["eval"], ["no engine in engine/", "pstmo-edge build"]),
+        (["eval", "engine", "--model", "p-stmo-s"], ["not both"]),
+        (["eval", "--model", "p-stmo-s", "--protocol", "h37m"], ["h37m", "h36m"]),
+        (["train", "finetune", "--recipe", "cmu28"], ["cmu28", "did you mean 'cmu-27'"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_use(fails, arguments, words):
+    fails(*arguments, status=2, words=words)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "torch"])
+def test_a_runtime_that_is_not_installed(fails, monkeypatch, backend):
+    monkeypatch.setattr("pstmo_edge.backends.installed_version", lambda package: None)
+    precision = "fp32" if backend == "torch" else "int8"
+    fails("build", "--backend", backend, "--precision", precision, status=1, words=[backend, "pip install"])
+
+
+def change_byte(folder):
+    path = folder / "model.onnx"
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 16
+    path.write_bytes(content)
+
+
+def newer_schema(folder):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 2}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (change_byte, ["model.onnx"]),
+        (lambda folder: (folder / "model.onnx").unlink(), ["model.onnx"]),
+        (lambda folder: (folder / "manifest.json").unlink(), ["manifest.json"]),
+        (newer_schema, ["schema 2", "pip install -U pstmo-edge"]),
+        (shutil.rmtree, ["engine"]),
+    ],
+    ids=["changed byte", "missing file", "no manifest", "newer schema", "no folder"],
+)
+@pytest.mark.parametrize("command", ["eval", "info"])
+def test_damaged_bundles(fails, small_engine, tmp_path, command, damage, words):
+    shutil.copytree(small_engine, tmp_path / "engine")
+    damage(tmp_path / "engine")
+    fails(command, tmp_path / "engine", status=1, words=words)
+
+
+@pytest.mark.parametrize("command", [["build"], ["bench", "--out", "engine"]])
+def test_an_output_folder_that_exists(fails, tmp_path, command):
+    (tmp_path / "here" / "engine").mkdir()
+    (tmp_path / "here" / "engine" / "notes.txt").write_text("mine")
+    fails(*command, status=2, words=["engine", "--force"])
+    assert (tmp_path / "here" / "engine" / "notes.txt").read_text() == "mine"
+
+
+def test_force_does_not_replace_what_is_no_bundle(run, tmp_path, small_build):
+    (tmp_path / "here" / "engine").mkdir()
+    (tmp_path / "here" / "engine" / "notes.txt").write_text("mine")
+    code, _, err = run("build", *small_build(tmp_path), "--force")
+    assert code == 2
+    assert "engine" in err
+    assert (tmp_path / "here" / "engine" / "notes.txt").read_text() == "mine"
+
+
+@pytest.fixture
+def small_build(small_model, small_prepared, monkeypatch):
+    """Arguments of a quick build: nine frames, three short takes."""
+
+    def arguments(folder):
+        save_weights(folder / "nine.safetensors", state_arrays(small_model), {"t_downsample": "1", "frame_rate": "50"})
+        monkeypatch.setattr("pstmo_edge.building.prepare", lambda *_, **__: small_prepared)
+        return "--frames", "9", "--checkpoint", folder / "nine.safetensors", "--precision", "fp32"
+
+    return arguments
+
+
+def test_a_full_disk(fails, tmp_path, small_build, monkeypatch):
+    arguments = small_build(tmp_path)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("pstmo_edge.files.os.fsync", full)
+    fails("build", *arguments, status=1, words=["cannot write", "engine", "no space left on device", "--out"])
+
+
+def test_build_then_info_then_eval(run, tmp_path, small_build):
+    code, out, err = run("build", *small_build(tmp_path))
+    assert (code, err) == (0, "")
+    assert "MPJPE" in out
+    assert sorted(path.name for path in (tmp_path / "here" / "engine").iterdir()) == ["manifest.json", "model.onnx"]
+
+    code, out, _ = run("info", "--json")
+    assert code == 0
+    assert json.loads(out)["input"]["frames"] == 9
+    code, out, _ = run("info")
+    assert "every frame of 50 a second" in out.replace("\n", " ").replace("  ", " ") or "p-stmo-s, 9 frames" in out
+
+    pixels = np.random.default_rng(0).uniform(200, 800, (30, 17, 2))
+    poses = np.random.default_rng(1).normal(0, 0.3, (30, 17, 3))
+    size = np.array([1000, 1000])
+    np.savez(tmp_path / "clip.npz", keypoints=pixels, poses=poses, image_size=size, skeleton="human36m-17")
+    code, out, err = run("eval", "--data", tmp_path / "clip.npz", "--flip", "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert found["flip"] is True
+    assert found["mpjpe_mm"] == pytest.approx(np.mean([a["mpjpe_mm"] for a in found["actions"].values()]))
+
+
+def test_version_doctor_and_help(run):
+    assert run("--version")[:2] == (0, f"pstmo-edge {pe.__version__}\n")
+    code, out, _ = run("doctor", "--json")
+    assert code == 0
+    assert json.loads(out)
+    for command in (["build"], ["eval"], ["bench"], ["train", "finetune"], ["info"], ["doctor"]):
+        code, out, _ = run(*command, "--help")
+        assert code == 0
+        assert "Example: pstmo-edge " + " ".join(command) in " ".join(out.split())

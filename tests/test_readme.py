@@ -1,0 +1,63 @@
+"""What the README tells a reader to type is typed here, and what it shows in Python is run."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands():
+    lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
+    return [line.split("  #")[0].strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+MAKE = [command for command in commands() if command.startswith("make ")]
+TYPED = [command for command in commands() if not command.startswith(("make ", "git ", "pip "))]
+
+
+def test_ci_calls_the_two_commands_of_the_readme():
+    assert MAKE[:2] == ["make demo", "make test"]
+    steps = (ROOT / ".ci/run").read_text()
+    assert all(command in steps for command in MAKE)
+
+
+def test_the_packages_that_the_readme_installs_are_extras():
+    declared = (ROOT / "pyproject.toml").read_text()
+    installs = [command for command in commands() if command.startswith("pip ")]
+    assert installs
+    for command in installs:
+        for extra in re.findall(r"\[([\w,]+)\]", command):
+            assert all(re.search(rf"^{name} = \[", declared, re.MULTILINE) for name in extra.split(","))
+
+
+@pytest.mark.slow
+def test_every_command_and_python_block_runs(tmp_path):
+    """In order, in one empty folder, as a reader would."""
+    assert len(TYPED) >= 6
+    program = str(Path(sys.executable).with_name("pstmo-edge"))
+    assert shutil.which(program), "the project is not installed beside this Python"
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    for command in TYPED:
+        words = shlex.split(command)
+        assert words[0] == "pstmo-edge", command
+        done = subprocess.run(
+            [program, *words[1:]], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    code = blocks("python")
+    assert code
+    for block in code:
+        done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{block}\n{done.stderr}"
