@@ -1,6 +1,7 @@
-"""The error of the weights in the box, in every setting that a reader may ask for: results/accuracy.json, README.
+"""The error of the weights in the box, in every setting that a reader may ask for: benchmarks/results/accuracy.json.
 
-Run as `python -m pstmo_edge.benchmarks.accuracy` from the root of the source tree, after the weights have changed.
+Run as `python -m pstmo_edge.benchmarks.accuracy` from the root of the source tree after the weights have changed, and
+`python -m pstmo_edge.benchmarks.readme` after that.
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ from pstmo_edge.files import write_atomic
 from pstmo_edge.models.zoo import load_model
 
 RESULTS = Path("benchmarks/results/accuracy.json")
-README = Path("README.md")
-BEGIN, END = "<!-- accuracy: made by benchmarks/accuracy.py -->", "<!-- end of accuracy -->"
 SETTINGS = [(keypoints, flip) for keypoints in ("gt", "detected") for flip in (False, True)]
 
 
@@ -73,19 +72,10 @@ def _pair(errors: dict[str, float]) -> str:
     return f"{errors['mpjpe_mm']:.1f} / {errors['p_mpjpe_mm']:.1f}"
 
 
-def with_table(readme: str, table: str) -> str:
-    """The README with the table between its two marks replaced."""
-    before, rest = readme.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.split(END)[1]}"
-
-
 def main() -> None:
-    """Measure, write the results, and renew the README's table."""
-    results = measure()
+    """Measure and write the results."""
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(RESULTS, (json.dumps(results, indent=1) + "\n").encode())
-    write_atomic(README, with_table(README.read_text(), markdown(results)).encode())
-    print(markdown(results))
+    write_atomic(RESULTS, (json.dumps(measure(), indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

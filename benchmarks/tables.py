@@ -42,6 +42,9 @@ def render(report: Report, console: Console | None = None) -> None:
     for row in report.rows:
         if row.status != "ok":
             console.print(Text.assemble((show(f"{row.title} {row.status}: "), _COLOURS[row.status]), show(row.reason)))
+    for row in report.rows:
+        if row.left_in_float:
+            console.print(Text(show(f"{row.title} leaves in float: {', '.join(row.left_in_float)}"), "dim"))
     console.print()
     console.print(Text(show(report.summary), "bold"))
     if (doubt := noise_note(report)) is not None:

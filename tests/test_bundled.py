@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import pstmo_edge as pe
-from pstmo_edge.benchmarks import accuracy
+from pstmo_edge.benchmarks import accuracy, readme
 from pstmo_edge.building import prepare
 
 ROOT = Path(__file__).parents[1]
@@ -58,5 +58,13 @@ def test_the_mean_pose_is_measured_and_not_remembered():
 
 
 def test_the_readme_shows_the_results():
-    readme = (ROOT / "README.md").read_text()
-    assert accuracy.with_table(readme, accuracy.markdown(RESULTS)) == readme
+    text = (ROOT / "README.md").read_text()
+    assert readme.rendered(text, ROOT) == text
+    bench = json.loads((ROOT / readme.SPEED).read_text())
+    assert {(row["backend"], row["precision"]) for row in bench["rows"] if row["status"] == "ok"} == {
+        ("torch", "fp32"),
+        ("onnxruntime", "fp32"),
+        ("onnxruntime", "int8"),
+        ("openvino", "fp32"),
+        ("openvino", "int8"),
+    }

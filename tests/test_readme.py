@@ -33,13 +33,28 @@ def test_ci_calls_the_two_commands_of_the_readme():
     assert all(command in steps for command in MAKE)
 
 
-def test_the_packages_that_the_readme_installs_are_extras():
-    declared = (ROOT / "pyproject.toml").read_text()
-    installs = [command for command in commands() if command.startswith("pip ")]
-    assert installs
-    for command in installs:
-        for extra in re.findall(r"\[([\w,]+)\]", command):
-            assert all(re.search(rf"^{name} = \[", declared, re.MULTILINE) for name in extra.split(","))
+RUN = """
+import sys
+import numpy as np
+import pstmo_edge as pe
+engine = pe.load_engine(sys.argv[1])
+assert np.isfinite(engine.infer(np.zeros((2, engine.spec.frames, 17, 2), np.float32))).all()
+assert "torch" not in sys.modules
+"""
+
+
+@pytest.mark.slow
+def test_what_the_readme_installs_on_a_device_runs_an_engine_without_torch(small_engine, tmp_path):
+    (command,) = [command for command in commands() if command.startswith("pip ")]
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv/bin/python"
+    words = [*shlex.split(command), "--quiet", "-c", "constraints.txt"]
+    subprocess.run([python, "-m", *words], cwd=ROOT, check=True)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    missing = subprocess.run([python, "-c", "import torch"], env=environment, capture_output=True, check=False)
+    assert b"No module named 'torch'" in missing.stderr
+    subprocess.run([python, "-c", RUN, small_engine], cwd=tmp_path, env=environment, check=True)
+    subprocess.run([tmp_path / "venv/bin/pstmo-edge", "info", small_engine], env=environment, check=True)
 
 
 @pytest.mark.slow

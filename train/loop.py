@@ -99,7 +99,7 @@ class Trainer:
         rng = np.random.default_rng([self.recipe.seed, epoch, within])
         keypoints, poses = (torch.from_numpy(array) for array in self.windows.sample(frames, rng))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.lr * self.recipe.lr_decay**epoch
+            group["lr"] = self.recipe.rate(epoch)
         centre, every = self.model.forward_both(keypoints)
         target = self.windows.source.spec.target
         loss = position_error(every, poses) + position_error(centre, poses[:, target])
@@ -119,8 +119,14 @@ class Trainer:
         loss = self.place.loss_sum / self.place.loss_count
         error = self.validate(self.model)
         self.model.train()
-        rate = self.recipe.lr * self.recipe.lr_decay**epoch
-        row = (epoch + 1, self.place.step, f"{rate:.3g}", f"{loss:.5f}", f"{loss * 500:.2f}", f"{error:.2f}")
+        row = (
+            epoch + 1,
+            self.place.step,
+            f"{self.recipe.rate(epoch):.3g}",
+            f"{loss:.5f}",
+            f"{loss * 500:.2f}",
+            f"{error:.2f}",
+        )
         path = self.folder / "log.csv"
         new = not path.exists()
         with path.open("a") as log:
