@@ -21,7 +21,6 @@ from pstmo_edge.arrays import FloatArray
 from pstmo_edge.graph import LAYER_TYPES, weight_magnitudes, weighted_layers
 from pstmo_edge.targets import Target
 
-METHOD = "onnxruntime static Q/DQ, min-max, weights by output channel"
 _BATCH = 32
 
 

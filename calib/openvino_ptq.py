@@ -10,11 +10,10 @@ from collections.abc import Collection
 
 import nncf
 import openvino as ov
+from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
 from pstmo_edge.arrays import FloatArray
 from pstmo_edge.targets import Target
-
-METHOD = "nncf post-training, transformer preset"
 
 
 def quantize_openvino(
@@ -39,6 +38,10 @@ def quantize_openvino(
             ignored_scope=nncf.IgnoredScope(
                 patterns=[f"^{re.escape(name)}(/WithoutBiases)?$" for name in sorted(keep_float)], validate=False
             ),
-            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=fix),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                overflow_fix=fix,
+                # nncf's own choice, the mean of each window's extremes, clips the extreme poses.
+                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
+            ),
         )
     return quantized

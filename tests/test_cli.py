@@ -126,7 +126,7 @@ def test_bad_keypoints(fails, tmp_path, change, words):
         (["build", "--calib", "cmu-mocp"], ["cmu-mocp", "cmu-mocap"]),
         (["build", "--max-drop-mm", "-1"], ["--max-drop-mm", "-1"]),
         (["build", "--precison", "int8"], ["--precison", "--precision"]),
-        (["build", "--frames", "many"], ["many"]),
+        (["build", "--frames", "many"], ["--frames", "integer"]),
         (["biuld"], ["biuld"]),
         (["eval"], ["no engine in engine/", "pstmo-edge build"]),
         (["eval", "engine", "--model", "p-stmo-s"], ["not both"]),
