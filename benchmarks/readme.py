@@ -29,7 +29,7 @@ def speed_table(report: Report) -> str:
     lines += [[name, *row[1:]] for name, row in zip(best, rows, strict=True)]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     machine = report.provenance
-    return f"{table}\n\n{report.summary}\n\n{report.setting} Machine: {machine['cpu']}, {machine['cores']} cores."
+    return f"{table}\n\n{report.summary}\n\n{report.setting} Machine: {machine['cpu']}, {machine['cores']} cores, {machine['target']}."
 
 
 def _with(readme: str, name: str, text: str) -> str:

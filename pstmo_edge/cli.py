@@ -163,8 +163,9 @@ def evaluate(
         _print_json(found.to_dict())
         return
     mirrored = "with mirroring (two forwards a pose)" if flip else "without mirroring"
-    title = f"{name}\n{data}, test split, {keypoints} keypoints, {found.windows} windows, {mirrored}"
-    console.stdout.print(console.evaluation_table(found, title))
+    setting = f"{data}, test split, {keypoints} keypoints, {found.windows} windows, {mirrored}"
+    console.stdout.print(f"{name}: {setting}")
+    console.stdout.print(console.evaluation_table(found))
 
 
 @app.command()

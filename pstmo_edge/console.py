@@ -36,9 +36,9 @@ def progress_bar() -> Iterator[Bar]:
         yield Bar(progress)
 
 
-def evaluation_table(found: Evaluation, title: str) -> Table:
+def evaluation_table(found: Evaluation) -> Table:
     """Errors by action and their mean, millimetres."""
-    table = Table(title=title, title_justify="left")
+    table = Table()
     table.add_column("action")
     table.add_column("MPJPE mm", justify="right")
     table.add_column("P-MPJPE mm", justify="right")
