@@ -28,8 +28,8 @@ def speed_table(report: Report) -> str:
     lines = [head, ["---"] * 3 + ["---:"] * (len(head) - 3)]
     lines += [[name, *row[1:]] for name, row in zip(best, rows, strict=True)]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    machine = report.provenance
-    return f"{table}\n\n{report.summary}\n\n{report.setting} Machine: {machine['cpu']}, {machine['cores']} cores, {machine['target']}."
+    machine = "{cpu}, {cores} cores, {target}".format(**report.provenance)
+    return f"{table}\n\n{report.summary}\n\n{report.setting} Machine: {machine}."
 
 
 def _with(readme: str, name: str, text: str) -> str:
