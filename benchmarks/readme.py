@@ -29,7 +29,9 @@ def speed_table(report: Report) -> str:
     lines += [[name, *row[1:]] for name, row in zip(best, rows, strict=True)]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     machine = "{cpu}, {cores} cores, {target}".format(**report.provenance)
-    return f"{table}\n\n{report.summary}\n\n{report.setting} Machine: {machine}."
+    doubt = tables.noise_note(report)
+    notes = [report.summary, *([doubt] if doubt else []), f"{report.setting} Machine: {machine}."]
+    return "\n\n".join([table, *notes])
 
 
 def _with(readme: str, name: str, text: str) -> str:

@@ -42,6 +42,8 @@ def quantize_openvino(
                 overflow_fix=fix,
                 # nncf's own choice, the mean of each window's extremes, clips the extreme poses.
                 activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
+                # Smoothing costs accuracy here: with 7-bit weights 0.49 mm instead of 0.23 for the weights in the box.
+                smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),
             ),
         )
     return quantized

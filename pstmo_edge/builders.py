@@ -101,7 +101,7 @@ class OnnxRuntimeBuilder:
 class OpenVinoBuilder:
     """OpenVINO's own model, quantized by nncf."""
 
-    method = "nncf post-training, transformer preset, min-max, smooth quant, bias correction"
+    method = "nncf post-training, transformer preset, min-max, bias correction"
 
     def build_float(self, source: Source) -> Built:
         """See `Builder`."""

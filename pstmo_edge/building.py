@@ -28,10 +28,10 @@ from pstmo_edge.bundle import (
 )
 from pstmo_edge.datasets import cmu_mocap, load_sequences, one_camera_a_take
 from pstmo_edge.datasets.sequences import PoseSequence
-from pstmo_edge.errors import AccuracyError, DataError, UsageError
+from pstmo_edge.errors import AccuracyError, BackendError, DataError, UsageError
 from pstmo_edge.evaluation import Evaluation, Predict, evaluate
 from pstmo_edge.skeletons import HUMAN36M
-from pstmo_edge.targets import Target, resolve_target
+from pstmo_edge.targets import Target, resolve_target, runs_here
 from pstmo_edge.windows import WindowSpec
 
 if TYPE_CHECKING:
@@ -62,6 +62,11 @@ class Request:
         """Refuse what cannot work, before minutes are spent on it."""
         get_backend(self.backend, self.precision)
         require(self.backend, building=self.precision == "int8")
+        if self.precision == "int8" and not runs_here(self.target):
+            raise BackendError(
+                f"an engine for {self.target.name} cannot be measured on this CPU, where its "
+                f"{self.target.weight_bits}-bit weights would overflow: build it on such a CPU, or give --target auto"
+            )
         if self.out.exists() and not self.force:
             raise UsageError(f"{self.out} exists: give another --out, or --force to replace it")
         if not self.max_drop_mm >= 0:

@@ -56,15 +56,20 @@ def resolve_target(name: str = "auto") -> Target:
     return TARGETS[name]
 
 
-def check_runs_here(target: Target | str) -> None:
-    """Raise BackendError where INT8 weights made for `target` would overflow in this machine's integer sums.
+def runs_here(target: Target) -> bool:
+    """Whether INT8 weights made for `target` stay within this machine's integer sums.
 
     Fewer bits than the CPU could take are always right, only coarser, so a 7-bit bundle runs everywhere.
     """
+    return target.weight_bits <= TARGETS[detect_target()].weight_bits
+
+
+def check_runs_here(target: Target | str) -> None:
+    """Raise BackendError where INT8 weights made for `target` would overflow in this machine's integer sums."""
     wanted = resolve_target(target) if isinstance(target, str) else target
-    here = TARGETS[detect_target()]
-    if wanted.weight_bits <= here.weight_bits:
+    if runs_here(wanted):
         return
+    here = TARGETS[detect_target()]
     missing = ", ".join(sorted(wanted.requires - machine_features()))
     raise BackendError(
         f"this bundle was built for {wanted.name} and this CPU has no {missing}: its {wanted.weight_bits}-bit weights "

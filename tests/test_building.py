@@ -125,3 +125,9 @@ def test_calibration_is_reproducible(small_model, short_sequences, small_prepare
         keys.add((bundle.manifest.calibration.key, bundle.manifest.files[0].sha256))
     assert len(keys) == 1
     assert len(calibration_windows(short_sequences, small_model.lifter.window)) == 256
+
+
+def test_a_target_that_would_overflow_here_is_not_measured_here(small_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("pstmo_edge.targets.machine_features", lambda: frozenset({"avx2"}))
+    with pytest.raises(BackendError, match=r"x86-vnni cannot be measured on this CPU.*--target auto"):
+        pe.build(small_model, "int8", target="x86-vnni", out=tmp_path / "engine")

@@ -10,7 +10,7 @@ from pstmo_edge.calib.windows import calibration_windows
 from pstmo_edge.datasets import load_sequences
 from pstmo_edge.graph import layer_precisions, weight_magnitudes, weighted_layers
 from pstmo_edge.metrics import mpjpe
-from pstmo_edge.targets import TARGETS
+from pstmo_edge.targets import TARGETS, runs_here
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,8 @@ def test_the_file_is_a_third_of_the_size(graph, quantized):
 def test_poses_move_little_and_twice_as_far_for_each_bit_less(graph, windows):
     exact = OnnxRuntimeSession(graph.SerializeToString()).run(windows)
     spread = mpjpe(exact, np.broadcast_to(exact.mean(0), exact.shape)).mean()
+    if not runs_here(TARGETS["x86-vnni"]):
+        pytest.skip("8-bit weights overflow on this CPU")
     moved = {}
     for target in ("x86-vnni", "x86-avx2"):
         found = OnnxRuntimeSession(quantize_onnx(graph, windows, TARGETS[target], ENDS).SerializeToString()).run(
