@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """What is built: the model, and its fused graph (None where the backend needs no graph)."""
+    """What is built: the model and the graph of its fused form."""
 
     model: nn.Module
     graph: onnx.ModelProto

@@ -59,8 +59,7 @@ class Engine:
                 f"keypoints have shape {keypoints.shape}, this engine reads (B, {', '.join(map(str, expected))}): "
                 f"windows of {given.frames} frames of {given.skeleton} joints"
             )
-        # A sum is a third of the cost of isfinite().all(), and no finite keypoints overflow it.
-        if not np.isfinite(keypoints.sum()):
+        if not np.isfinite(keypoints).all():  # 2 microseconds for one window of 27 frames
             raise DataError("keypoints hold NaN or infinite values: fill missing joints before they reach the engine")
         return np.ascontiguousarray(keypoints, np.float32)
 
