@@ -76,9 +76,9 @@ class WindowSource:
         """The windows (N, frames, J, C) around the flat frame numbers (N,)."""
         return self.values[self.indices(frames)]
 
-    def batches(self, size: int, every: int = 1) -> Iterator[tuple[IntArray, FloatArray]]:
-        """(targets, windows) of every `every`-th frame, `size` windows at a time, in order."""
-        targets = np.arange(0, len(self), every)
+    def batches(self, size: int) -> Iterator[tuple[IntArray, FloatArray]]:
+        """(targets, windows) of every frame, `size` windows at a time, in order."""
+        targets = np.arange(len(self))
         for start in range(0, len(targets), size):
             chunk = targets[start : start + size]
             yield chunk, self.gather(chunk)

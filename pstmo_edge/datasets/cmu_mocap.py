@@ -19,13 +19,13 @@ import numpy as np
 
 from pstmo_edge.arrays import FloatArray
 from pstmo_edge.cameras import Camera, human36m_cameras, normalise_screen, project, world_to_camera
+from pstmo_edge.datasets import human36m
 from pstmo_edge.datasets.detector import DetectorModel
 from pstmo_edge.datasets.sequences import PoseSequence
 
 NAME = "cmu-mocap"
 FPS = 50.0
-SPLITS = ("train", "test")
-STAGE_SUBJECTS = {"train": ("S1", "S5", "S6", "S7", "S8"), "test": ("S9", "S11")}
+STAGE_SUBJECTS = human36m.SUBJECTS  # whose cameras see which split
 _UNIT = 1e-4  # metres; the source itself is rounded to this
 
 
