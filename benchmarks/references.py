@@ -42,8 +42,8 @@ class References:
         """Weights in the box may be those the engine was built from: `poses` compares the digest."""
         if installed_version("torch") is None:
             return
-        from pstmo_edge.models.zoo import bundled_models, load_model
+        from pstmo_edge.models.zoo import bundled_weights, load_model
 
         name, frames = manifest.model.name, manifest.input.frames
-        if (name, frames) in bundled_models():
+        if f"{name}-{frames}" in bundled_weights():
             self.add(load_model(name, frames))

@@ -63,11 +63,9 @@ class TorchBuilder:
         from pstmo_edge.models.checkpoints import save_weights
         from pstmo_edge.models.zoo import state_arrays
 
-        lifter = source.model.lifter
-        notes = {"t_downsample": str(lifter.t_downsample), "frame_rate": str(lifter.frame_rate)}
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / ARTIFACT
-            save_weights(path, state_arrays(source.model), notes)
+            save_weights(path, state_arrays(source.model), source.model.lifter.notes())
             weights = path.read_bytes()
         return Built({ARTIFACT: weights}, TorchSession(source.model), layer_precisions(source.graph))
 

@@ -27,10 +27,10 @@ from pstmo_edge.bundle import (
     write_bundle,
 )
 from pstmo_edge.datasets import cmu_mocap, load_sequences, one_camera_a_take
-from pstmo_edge.datasets.sequences import PoseSequence
+from pstmo_edge.datasets.sequences import PoseSequence, check_skeleton
 from pstmo_edge.errors import AccuracyError, BackendError, DataError, UsageError
 from pstmo_edge.evaluation import Evaluation, Predict, evaluate
-from pstmo_edge.skeletons import HUMAN36M
+from pstmo_edge.skeletons import get_skeleton
 from pstmo_edge.targets import Target, resolve_target, runs_here
 from pstmo_edge.windows import WindowSpec
 
@@ -110,10 +110,12 @@ def prepare(
     from pstmo_edge.export import export_onnx, exportable
 
     if held_out is None:
-        held_out = one_camera_a_take(load_sequences(data, "test", keypoints))
+        skeleton = model.lifter.skeleton
+        held_out = one_camera_a_take(load_sequences(data, "test", keypoints, skeleton))
         if any(sequence.poses is None for sequence in held_out):
             # One's own keypoints are good to calibrate on; the error is measured where the truth is known.
-            held_out, data = one_camera_a_take(load_sequences()), cmu_mocap.NAME
+            held_out, data = one_camera_a_take(load_sequences(skeleton=skeleton)), cmu_mocap.NAME
+    check_skeleton(held_out, model.lifter.skeleton, data)
     for sequence in held_out:
         sequence.true_poses()
     progress("exporting the graph and checking it against the model", 0, 0)
@@ -150,7 +152,9 @@ def build(
     used = None
     if request.precision == "int8":
         source = f"{data}, training split, {keypoints} keypoints" if calibration is None else "sequences of the caller"
-        used = _calibration(calibration or load_sequences(data, "train", keypoints), model.lifter.window, source)
+        sequences = calibration or load_sequences(data, "train", keypoints, model.lifter.skeleton)
+        check_skeleton(sequences, model.lifter.skeleton, source)
+        used = _calibration(sequences, model.lifter.window, source)
     if prepared is None:
         prepared = prepare(model, data, keypoints, held_out, progress)
     return _Build(model, request, prepared, used, progress).run()
@@ -275,15 +279,15 @@ class _Build:
         return Manifest(
             pstmo_edge_version=__version__,
             input=InputSpec(
-                skeleton=HUMAN36M.name,
-                joints=HUMAN36M.joints,
+                skeleton=lifter.skeleton,
+                joints=get_skeleton(lifter.skeleton).joints,
                 frames=lifter.frames,
                 t_downsample=lifter.t_downsample,
                 frame_rate=lifter.frame_rate,
                 target_index=self.window.target,
                 lookahead_frames=lifter.frames - 1 - self.window.target,
             ),
-            output=OutputSpec(skeleton=HUMAN36M.name, joints=HUMAN36M.joints),
+            output=OutputSpec(skeleton=lifter.pose_skeleton, joints=get_skeleton(lifter.pose_skeleton).joints),
             model=ModelSpec(
                 name=lifter.name,
                 config=_plain(self.model.config),

@@ -31,6 +31,13 @@ class Camera:
     position: tuple[float, float, float]  # metres, world
 
     @property
+    def normalised(self) -> FloatArray:
+        """Focal lengths and centre (fx, fy, cx, cy) in normalised screen coordinates, (4,)."""
+        width, height = self.image_size
+        focal, centre = np.asarray(self.focal) / width * 2, np.asarray(self.centre) / width * 2
+        return np.concatenate([focal, centre - [1, height / width]])
+
+    @property
     def rotation(self) -> FloatArray:
         """The 3x3 matrix that turns camera coordinates into world coordinates."""
         return quaternion_matrix(np.asarray(self.orientation))

@@ -13,25 +13,37 @@ from typer.exceptions import TyperException
 from pstmo_edge import console
 from pstmo_edge._version import __version__
 from pstmo_edge.errors import DataError, PstmoEdgeError, UsageError
+from pstmo_edge.naming import unknown
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
     help="Lift 2D keypoints to 3D poses on edge devices: train, build, measure and run P-STMO engines.",
 )  # fmt: skip
-train_app = typer.Typer(no_args_is_help=True, help="Train a lifter.")
+train_app = typer.Typer(no_args_is_help=True, help="Train a lifter, in one, two or three stages.")
 app.add_typer(train_app, name="train")
+data_app = typer.Typer(no_args_is_help=True, help="Convert and inspect datasets.")
+app.add_typer(data_app, name="data")
 
 ENGINE = Path("engine")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Data = Annotated[
-    str, typer.Option(help="cmu-mocap (bundled), a folder in VideoPose3D's layout, or an .npz of keypoints.")
+    str,
+    typer.Option(
+        help="cmu-mocap (bundled), a folder of Human3.6M, MPI-INF-3DHP or BVH files, or an .npz of keypoints."
+    ),
 ]
 Keypoints = Annotated[
     str, typer.Option(help="gt, detected (bundled motion), or the name of a 2D file such as cpn_ft_h36m_dbb.")
 ]
-Model = Annotated[str, typer.Option(help="p-stmo-s or p-stmo.")]
-Frames = Annotated[int, typer.Option(help="Frames in a window: 9, 27, 81, 243 or 351.")]
-Checkpoint = Annotated[Path | None, typer.Option(help="A .pth or .safetensors file; without one, the bundled weights.")]
+Model = Annotated[str | None, typer.Option(help="p-stmo-s (the default) or p-stmo, where the weights do not say.")]
+Frames = Annotated[
+    int | None,
+    typer.Option(help="Frames in a window: 9, 27 (the default), 81, 243 or 351, where the weights do not say."),
+]
+Checkpoint = Annotated[
+    str | None,
+    typer.Option(help="A .pth or .safetensors file, the folder of a training run, or weights in the box by name."),
+]
 Step = Annotated[
     int | None, typer.Option(help="Every how many frames the weights were trained on, where the file does not say.")
 ]
@@ -79,8 +91,8 @@ def _options(
 
 @app.command()
 def build(
-    model: Model = "p-stmo-s",
-    frames: Frames = 27,
+    model: Model = None,
+    frames: Frames = None,
     checkpoint: Checkpoint = None,
     t_downsample: Step = None,
     precision: Annotated[str, typer.Option(help="fp32 or int8.")] = "int8",
@@ -116,13 +128,21 @@ def build(
 def evaluate(
     engine: Annotated[Path | None, typer.Argument(help="A bundle; by default engine/ or what --model names.")] = None,
     model: Annotated[str | None, typer.Option(help="Evaluate a model in torch instead of an engine.")] = None,
-    frames: Frames = 27,
+    frames: Frames = None,
     checkpoint: Checkpoint = None,
     t_downsample: Step = None,
+    refine: Annotated[
+        str | None, typer.Option(help="Refine the poses with this module's weights; takes the root's true depth.")
+    ] = None,
     data: Data = "cmu-mocap",
     keypoints: Keypoints = "gt",
-    protocol: Annotated[str, typer.Option(help="h36m: MPJPE and P-MPJPE, mean over actions.")] = "h36m",
+    protocol: Annotated[
+        str, typer.Option(help="h36m: MPJPE and P-MPJPE, mean over actions; 3dhp: MPJPE, PCK and AUC.")
+    ] = "h36m",
     flip: Annotated[bool, typer.Option("--flip", help="Average with the mirrored input: two forwards a pose.")] = False,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Protocol 3dhp: also write the .mat file that the official evaluation reads.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure the error of an engine or a model, in millimetres, on the test split.
@@ -131,41 +151,56 @@ def evaluate(
     """
     import pstmo_edge as pe
 
-    if protocol != "h36m":
-        raise UsageError(f"unknown protocol {protocol}: known is h36m")
-    if model is None and checkpoint is not None:
-        model = "p-stmo-s"
-    if engine is not None and model is not None:
-        raise UsageError("give an engine or --model, not both")
-    if model is not None:
+    if protocol not in ("h36m", "3dhp"):
+        raise unknown("protocol", protocol, ("h36m", "3dhp"))
+    if engine is not None and (model is not None or checkpoint is not None):
+        raise UsageError("give an engine, or --model and --checkpoint, not both")
+    if protocol != "3dhp" and predictions is not None:
+        raise UsageError("--predictions is for --protocol 3dhp")
+    if protocol == "3dhp" and refine is not None:
+        raise UsageError("--refine is for --protocol h36m")
+    if model is not None or checkpoint is not None:
         from pstmo_edge.backends.torch import TorchSession
 
         lifter = pe.load_model(model, frames, checkpoint, t_downsample=t_downsample)
-        predict, window, name = TorchSession(lifter).run, lifter.lifter.window, f"{model}, {frames} frames, torch"
+        about = lifter.lifter
+        predict, window, skeleton = TorchSession(lifter).run, about.window, about.skeleton
+        name = f"{about.name}, {about.frames} frames, torch"
     else:
         path = engine or ENGINE
         if engine is None and not path.exists():
             raise UsageError(f"no engine in {path}/: build one with `pstmo-edge build`, or name a --model")
         opened = pe.load_engine(path)
         predict, window, name = opened.infer, opened.spec, f"{path} ({opened.backend})"
-    sequences = pe.load_sequences(data, "test", keypoints)
-    total = sum(map(len, sequences))
-    with console.progress_bar() as bar:
-        done = 0
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            bar(f"evaluating {name}", done, total)
-
-        found = pe.evaluate(predict, sequences, window, flip=flip, advance=advance)
-    if as_json:
-        _print_json(found.to_dict())
-        return
+        skeleton = opened.manifest.input.skeleton
+    sequences = pe.load_sequences(data, "test", keypoints, skeleton)
     mirrored = "with mirroring (two forwards a pose)" if flip else "without mirroring"
-    setting = f"{data}, test split, {keypoints} keypoints, {found.windows} windows, {mirrored}"
-    console.stdout.print(f"{name}: {setting}")
-    console.stdout.print(console.evaluation_table(found))
+    with console.progress_bar() as bar:
+        advance = console.Counted(bar, f"evaluating {name}", sum(map(len, sequences)))
+        if protocol == "3dhp":
+            from pstmo_edge.evaluation_3dhp import evaluate_3dhp
+
+            scores = evaluate_3dhp(predict, sequences, window, flip=flip, advance=advance, predictions=predictions)
+            result, table = scores.to_dict(), console.table_3dhp(scores)
+        else:
+            found = pe.evaluate(predict, sequences, window, flip=flip, advance=advance, refine=_refiner(refine))
+            result, table = found.to_dict(), console.evaluation_table(found)
+            mirrored += ", refined with the root's true depth" if refine else ""
+    if as_json:
+        _print_json(result)
+        return
+    console.stdout.print(f"{name}: {data}, test split, {keypoints} keypoints, {result['windows']} windows, {mirrored}")
+    console.stdout.print(table)
+
+
+def _refiner(weights: str | None) -> Any:
+    if weights is None:
+        return None
+    import pstmo_edge as pe
+    from pstmo_edge.models.refine import refiner
+
+    path = Path(weights)
+    return refiner(pe.load_model("refine", checkpoint=path / "refine/refine.safetensors" if path.is_dir() else path))
 
 
 @app.command()
@@ -199,43 +234,142 @@ def bench(
     console.stdout.print(f"report: {out}/index.html, report.json, fps_vs_mpjpe.png, poses.png", soft_wrap=True)
 
 
-@train_app.command()
-def finetune(
-    recipe: Annotated[str, typer.Option(help="The settings of the run, by name.")] = "cmu-27",
-    data: Data = "cmu-mocap",
-    out: Annotated[Path, typer.Option(help="The folder of the run.")] = Path("runs/finetune"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Override the recipe.")] = None,
-    batch: Annotated[int | None, typer.Option(min=2, help="Override the recipe.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Override the recipe.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Override the recipe.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Override the recipe.")] = None,
-) -> None:
-    """Fine-tune a lifter: loss on the centre pose and on all frames, as published.
+Recipe = Annotated[str, typer.Option(help="The settings of the run, by name; `pstmo-edge train recipes` lists them.")]
+RunFolder = Annotated[Path, typer.Option(help="The folder of the run; each stage has a subfolder of it.")]
+TrainingData = Annotated[
+    str | None,
+    typer.Option(help="A folder (Human3.6M, MPI-INF-3DHP, BVH files) or cmu-mocap, instead of the recipe's."),
+]
+From = Annotated[
+    str | None,
+    typer.Option("--from", help="Weights to start from, or none; by default those of the stage before it in --out."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")]
+Lookahead = Annotated[
+    int | None, typer.Option(min=-1, help="Window frames after the predicted one: 0 is causal, -1 the centre.")
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Override any field of the recipe: lr=5e-4, augmentation.speed=0.1.")
+]
+Override = "Override the recipe."
 
-    Example: pstmo-edge train finetune --recipe cmu-27 --out runs/mine --resume
-    """
+
+def _stage_command(stage: str, summary: str, example: str) -> None:
+    """Add one stage of training as a command; the three differ in their name and help alone."""
+
+    def command(
+        recipe: Recipe = "cmu-27",
+        out: RunFolder = Path("run"),
+        data: TrainingData = None,
+        keypoints: Annotated[str | None, typer.Option(help="gt, or the name of a 2D file.")] = None,
+        initial: From = None,
+        resume: Resume = False,
+        lookahead: Lookahead = None,
+        epochs: Annotated[int | None, typer.Option(min=1, help=Override)] = None,
+        batch: Annotated[int | None, typer.Option(min=2, help=Override)] = None,
+        seed: Annotated[int | None, typer.Option(min=0, help=Override)] = None,
+        threads: Annotated[int | None, typer.Option(min=1, help=Override)] = None,
+        settings: Settings = None,
+    ) -> None:
+        from pstmo_edge.train.recipes import get_recipe, overridden
+
+        common = {"data": data, "keypoints": keypoints, "lookahead": lookahead, "batch": batch, "seed": seed}
+        length = {"finetune": "epochs"}.get(stage, f"{stage}_epochs")
+        chosen = overridden(get_recipe(recipe), settings or (), **common, threads=threads, **{length: epochs})
+        _train(stage, chosen, out, initial, resume)
+
+    command.__doc__ = f"{summary}\n\nExample: pstmo-edge train {example}"
+    train_app.command(stage)(command)
+
+
+def _train(stage: str, recipe: Any, out: Path, initial: str | None, resume: bool) -> None:
     from pstmo_edge.train import stages
-    from pstmo_edge.train.recipes import get_recipe
 
-    settings = stages.overridden(get_recipe(recipe), epochs=epochs, batch=batch, lr=lr, seed=seed, threads=threads)
-    total = 0
+    def transferred(moved: stages.Transfer) -> None:
+        console.stderr.print(console.transfer_text(moved.source, moved.transferred, moved.fresh, moved.left_out))
+
     with console.progress_bar() as bar:
 
-        def started(step: int, steps: int) -> None:
-            nonlocal total
-            total = steps
-            if step:
-                console.stderr.print(f"going on from step {step} of {steps}")
+        def progress(now: Any) -> None:
+            text = f"epoch {now.epoch}, loss {now.loss:.4f}, {now.error:.1f} {now.unit}"
+            bar(f"{text}, {now.windows_per_second:.0f} windows/s", now.step, now.steps)
+            if now.validation is not None and now.is_first:
+                console.stderr.print(f"{text}, held-out {now.validation:.2f} {now.unit}")
 
-        def report(step: int, row: dict[str, Any]) -> None:
-            bar(f"training, loss {row['loss']:.4f}", step, total)
-            if "val_mpjpe_mm" in row:
-                line = f"epoch {row['epoch']}: loss {row['loss']:.4f}, MPJPE {row['val_mpjpe_mm']:.2f} mm"
-                console.stderr.print(line)
+        hooks = stages.Hooks(progress, transferred, lambda step: console.stderr.print(f"going on from step {step}"))
+        weights = stages.train(stage, recipe, out, initial=initial, resume=resume, hooks=hooks)
+    console.stdout.print(f"weights: {weights}; use them with --checkpoint {out}", soft_wrap=True)
 
-        weights = stages.finetune(settings, out, data=data, resume=resume, report=report, started=started)
-    console.stdout.print(f"weights: {weights}; use them with --checkpoint {weights}", soft_wrap=True)
+
+_stage_command(
+    "pretrain",
+    "Stage I, masked pose modelling: rebuild hidden frames and joints of 2D keypoints.",
+    "pretrain --recipe p-stmo-s --data human36m --out run",
+)
+_stage_command(
+    "finetune",
+    "Stage II: lift 2D keypoints to 3D poses, from the encoder of Stage I where the run has one.",
+    "finetune --recipe p-stmo-s --data human36m --out run --resume",
+)
+_stage_command(
+    "refine",
+    "Train the refinement module on top of a lifter, which takes the camera's intrinsics and the root's depth.",
+    "refine --recipe p-stmo --data human36m --out run",
+)
+
+
+@train_app.command()
+def recipes(as_json: Json = False) -> None:
+    """List the recipes.
+
+    Example: pstmo-edge train recipes
+    """
+    from pstmo_edge.train.recipes import RECIPES, to_dict
+
+    if as_json:
+        _print_json({name: to_dict(recipe) for name, recipe in RECIPES.items()})
+        return
+    console.stdout.print(console.recipes_table(RECIPES))
+
+
+@data_app.command()
+def convert(
+    dataset: Annotated[str, typer.Argument(help="mpi-inf-3dhp.")],
+    source: Annotated[Path, typer.Argument(help="The folder of the original release.")],
+    out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("dataset"),
+) -> None:
+    """Turn a dataset's original files into the .npz files that training reads.
+
+    Example: pstmo-edge data convert mpi-inf-3dhp mpi_inf_3dhp --out dataset
+    """
+    from pstmo_edge.datasets import mpi_inf_3dhp
+
+    if dataset != "mpi-inf-3dhp":
+        raise unknown("dataset to convert", dataset, ("mpi-inf-3dhp",))
+    with console.progress_bar() as bar:
+        for path in mpi_inf_3dhp.convert(source, out, bar):
+            console.stdout.print(f"wrote {path}", soft_wrap=True)
+
+
+@data_app.command()
+def inspect(
+    data: Annotated[str, typer.Argument(help="cmu-mocap, a folder, or an .npz of keypoints.")] = "cmu-mocap",
+    keypoints: Keypoints = "gt",
+    skeleton: Annotated[str, typer.Option(help="The joint set of the keypoints.")] = "human36m-17",
+    as_json: Json = False,
+) -> None:
+    """Read both splits of a dataset and say what is in them.
+
+    Example: pstmo-edge data inspect cmu-mocap
+    """
+    from pstmo_edge.datasets import SPLITS, load_sequences
+    from pstmo_edge.datasets.sequences import summary
+
+    found = {split: summary(load_sequences(data, split, keypoints, skeleton)) for split in SPLITS}
+    if as_json:
+        _print_json(found)
+        return
+    console.stdout.print(console.data_table(found))
 
 
 @app.command()

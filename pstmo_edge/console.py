@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -11,6 +12,9 @@ from rich.table import Table
 
 from pstmo_edge.evaluation import Evaluation
 from pstmo_edge.manifest import Manifest
+
+if TYPE_CHECKING:
+    from pstmo_edge.evaluation_3dhp import Evaluation3DHP
 
 stdout = Console(highlight=False)
 stderr = Console(stderr=True, highlight=False)
@@ -26,6 +30,18 @@ class Bar:
     def __call__(self, text: str, done: int, total: int) -> None:
         """Show what is being done; a total of 0 is unknown."""
         self._progress.update(self._task, description=text, completed=done, total=total or None)
+
+
+class Counted:
+    """A bar as the `advance` of an evaluation: told how many windows more are done."""
+
+    def __init__(self, bar: Bar, text: str, total: int) -> None:
+        self.bar, self.text, self.total, self.done = bar, text, total, 0
+
+    def __call__(self, count: int) -> None:
+        """Move on by `count`."""
+        self.done += count
+        self.bar(self.text, self.done, self.total)
 
 
 @contextmanager
@@ -47,6 +63,62 @@ def evaluation_table(found: Evaluation) -> Table:
     table.add_section()
     table.add_row("mean over actions", f"{found.mpjpe_mm:.1f}", f"{found.p_mpjpe_mm:.1f}", style="bold")
     return table
+
+
+def table_3dhp(found: Evaluation3DHP) -> Table:
+    """Errors on MPI-INF-3DHP by sequence and by activity."""
+    table = Table()
+    for name, justify in (("", "left"), ("MPJPE mm", "right"), ("PCK 150 mm %", "right"), ("AUC %", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    groups = {"sequence": found.sequences, "activity": found.activities}
+    for rows in groups.values():
+        for name, row in rows.items():
+            table.add_row(name, f"{row['mpjpe_mm']:.1f}", f"{row['pck']:.1f}", f"{row['auc']:.1f}")
+        table.add_section()
+    table.add_row("all frames", f"{found.mpjpe_mm:.1f}", f"{found.pck:.1f}", f"{found.auc:.1f}", style="bold")
+    return table
+
+
+def recipes_table(recipes: Mapping[str, Any]) -> Table:
+    """The recipes' main settings, one a line."""
+    table = Table()
+    for name in ("recipe", "model", "window", "keypoints in", "data", "batch", "epochs I, II", "rates I, II"):
+        table.add_column(name)
+    for name, recipe in recipes.items():
+        after = "centre" if recipe.lookahead < 0 else f"{recipe.lookahead} after"
+        table.add_row(
+            name,
+            recipe.model,
+            f"{recipe.frames} x {recipe.t_downsample}, {after}",
+            f"{recipe.keypoints}, {recipe.skeleton}",
+            recipe.data or "--data",
+            str(recipe.batch),
+            f"{recipe.pretrain_epochs}, {recipe.epochs}",
+            f"{recipe.pretrain_lr:g}, {recipe.lr:g}",
+        )
+    return table
+
+
+def data_table(found: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What is in each split of a dataset."""
+    table = Table()
+    table.add_column("")
+    for split in found:
+        table.add_column(split)
+    for name in next(iter(found.values())):
+        table.add_row(name, *(str(summary[name]) for summary in found.values()))
+    return table
+
+
+def transfer_text(source: str, transferred: Sequence[str], fresh: Sequence[str], left_out: Sequence[str]) -> str:
+    """Which tensors were taken over from other weights, by name."""
+    from pstmo_edge.models.fitting import compact
+
+    lines = [f"from {source}: {len(transferred)} tensors transferred, {len(fresh)} fresh, {len(left_out)} left out"]
+    for title, names in (("transferred", transferred), ("fresh", fresh), ("left out", left_out)):
+        if names:
+            lines.append(f"  {title}: {compact(list(names))}")
+    return "\n".join(lines)
 
 
 def manifest_table(manifest: Manifest) -> Table:

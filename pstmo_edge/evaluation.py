@@ -13,11 +13,14 @@ from pstmo_edge import metrics
 from pstmo_edge.arrays import FloatArray
 from pstmo_edge.datasets.sequences import PoseSequence
 from pstmo_edge.errors import DataError
-from pstmo_edge.skeletons import mirrored
+from pstmo_edge.skeletons import get_skeleton, mirrored
 from pstmo_edge.windows import WindowSource, WindowSpec
 
 # (B, T, 17, 2) normalised keypoints to (B, 17, 3) poses in metres.
 Predict: TypeAlias = Callable[[FloatArray], FloatArray]
+# Poses (N, 17, 3), the keypoints (N, 17, 2) of the same frames, the root's depth (N,) and the intrinsics (N, 4) to
+# refined poses (N, 17, 3).
+Refine: TypeAlias = Callable[[FloatArray, FloatArray, FloatArray, FloatArray], FloatArray]
 
 
 @dataclass(frozen=True)
@@ -52,18 +55,21 @@ def predict_all(
 ) -> FloatArray:
     """The pose of every frame of every sequence, (total frames, 17, 3) metres with the root at the origin.
 
+    The sequences must be of one dataset: the same keypoint and pose skeletons throughout.
+
     `advance` is told how many windows each batch held.
     """
     source = WindowSource([sequence.keypoints for sequence in sequences], spec)
-    poses = np.empty((len(source), sequences[0].keypoints.shape[1], 3), np.float32)
+    given, wanted = get_skeleton(sequences[0].skeleton), get_skeleton(sequences[0].pose_skeleton)
+    poses = np.empty((len(source), wanted.num_joints, 3), np.float32)
     for frames, windows in source.batches(batch):
         pose = predict(windows)
         if flip:
-            pose = (pose + mirrored(predict(mirrored(windows)))) / 2
+            pose = (pose + mirrored(predict(mirrored(windows, given)), wanted)) / 2
         poses[frames] = pose
         if advance is not None:
             advance(len(frames))
-    poses[:, 0] = 0  # the root is the origin by definition; the published evaluation sets it too
+    poses[:, wanted.root] = 0  # the root is the origin by definition; the published evaluation sets it too
     return poses
 
 
@@ -75,13 +81,34 @@ def evaluate(
     flip: bool = False,
     batch: int = 256,
     advance: Callable[[int], None] | None = None,
+    refine: Refine | None = None,
 ) -> Evaluation:
-    """The errors of a lifter on every frame of the sequences; raises DataError where true poses are missing."""
+    """The errors of a lifter on every valid frame of the sequences; raises DataError where true poses are missing.
+
+    With `refine` the poses are refined before they are measured, which takes the root's true depth from the data.
+    """
     if not sequences:
         raise DataError("no sequences to evaluate on")
     targets = [sequence.true_poses() for sequence in sequences]
     poses = predict_all(predict, sequences, spec, flip=flip, batch=batch, advance=advance)
-    return score(poses, targets, [sequence.action for sequence in sequences], flip=flip)
+    if refine is not None:
+        poses = _refined(refine, poses, sequences)
+    valid = [sequence.valid_frames() for sequence in sequences]
+    kept = [target[frames] for target, frames in zip(targets, valid, strict=True)]
+    return score(poses[np.concatenate(valid)], kept, [sequence.action for sequence in sequences], flip=flip)
+
+
+def _refined(refine: Refine, poses: FloatArray, sequences: Sequence[PoseSequence]) -> FloatArray:
+    views = []
+    for sequence in sequences:
+        if sequence.root is None or sequence.intrinsics is None:
+            raise DataError(f"{sequence.name} lacks the root's depth or the camera's intrinsics: it cannot be refined")
+        intrinsics = np.broadcast_to(sequence.intrinsics, (len(sequence), 4))
+        views.append((sequence.keypoints, sequence.root[:, 2], intrinsics))
+    arrays = (np.concatenate(column).astype(np.float32) for column in zip(*views, strict=True))
+    refined = refine(poses, *arrays)
+    refined[:, get_skeleton(sequences[0].pose_skeleton).root] = 0
+    return refined
 
 
 def score(

@@ -32,7 +32,7 @@ class ParityError(AssertionError):
 def exportable(model: nn.Module) -> PSTMO:
     """The fused copy that is exported; raises UsageError for a model that lifts no poses."""
     if not isinstance(model, PSTMO):
-        raise UsageError(f"{model.lifter.name} rebuilds 2D keypoints and lifts no poses: build p-stmo-s or p-stmo")
+        raise UsageError(f"{model.lifter.name} lifts no poses by itself: build p-stmo-s or p-stmo")
     return fuse(model)
 
 

@@ -33,6 +33,11 @@ class Skeleton:
         return len(self.joints)
 
     @property
+    def root(self) -> int:
+        """The joint that has no parent; a keypoint set without bones through the pelvis has its first such joint."""
+        return self.parents.index(-1)
+
+    @property
     def bones(self) -> tuple[tuple[int, int], ...]:
         """Every (joint, parent) pair."""
         return tuple((joint, parent) for joint, parent in enumerate(self.parents) if parent >= 0)

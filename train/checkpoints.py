@@ -1,14 +1,14 @@
-"""Checkpoints of a training run: weights, optimiser, random state and place, in one safetensors file.
+"""Checkpoints of a training run: weights, optimiser and place, in one safetensors file.
 
-No pickle is written or read. The two newest are kept, so that a fault while one is written never leaves none.
+No pickle is written or read. The two newest are kept, so that a fault while one is written never leaves none. No
+random state is stored: every random number of a step depends on the seed and the step alone.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,31 +16,35 @@ from torch import nn
 
 from pstmo_edge.errors import CheckpointError
 from pstmo_edge.models.checkpoints import load_weights, save_weights
+from pstmo_edge.train.recipes import Recipe, differences, to_dict
 
 KEEP = 2
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run stands: optimiser steps done, and the running loss and its count since the epoch began."""
+    """Where a run stands.
 
-    step: int
-    loss_sum: float
-    loss_count: int
+    Optimiser steps done; the sum and the count of the losses since the epoch began; losses that were not finite, in a
+    row; and the smallest validation error so far (-1: none yet).
+    """
+
+    step: int = 0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    bad_in_a_row: int = 0
+    best: float = -1.0
 
 
-def save(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, place: Place, recipe: dict[str, Any]
-) -> Path:
+def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, place: Place, recipe: Recipe) -> Path:
     """Write `checkpoint-<step>.safetensors` and remove all but the newest two."""
-    arrays = {f"model.{name}": tensor.numpy() for name, tensor in model.state_dict().items()}
-    names = [name for name, _ in model.named_parameters()]
+    arrays = {f"model.{name}": tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
+    names = _trained(model)
     for number, state in optimizer.state_dict()["state"].items():
         for key, tensor in state.items():
-            arrays[f"optimizer.{key}.{names[number]}"] = np.atleast_1d(tensor.numpy())
-    arrays["random.torch"] = torch.get_rng_state().numpy()
+            arrays[f"optimizer.{key}.{names[number]}"] = np.atleast_1d(tensor.cpu().numpy())
     path = folder / f"checkpoint-{place.step:07d}.safetensors"
-    save_weights(path, arrays, {"place": json.dumps(place.__dict__), "recipe": json.dumps(recipe)})
+    save_weights(path, arrays, {"place": json.dumps(asdict(place)), "recipe": json.dumps(to_dict(recipe))})
     for old in found(folder)[:-KEEP]:
         old.unlink()
     return path
@@ -51,22 +55,30 @@ def found(folder: Path) -> list[Path]:
     return sorted(folder.glob("checkpoint-*.safetensors"))
 
 
-def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, recipe: dict[str, Any]) -> Place:
-    """Put model, optimiser and random state back; raises CheckpointError if the file is of another recipe."""
+def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe) -> Place:
+    """Put model and optimiser back; raises CheckpointError, naming the fields, if the file is of another recipe."""
     arrays, metadata = load_weights(path)
-    if json.loads(metadata["recipe"]) != json.loads(json.dumps(recipe)):
+    changed = differences(recipe, json.loads(metadata.get("recipe", "{}")))
+    if changed:
         raise CheckpointError(
-            f"{path} was written by a run with other settings: resume with the same recipe and options, "
-            f"or choose another --out"
+            f"{path} was written by a run with other settings: {', '.join(changed)}; resume with the same recipe and "
+            f"options, or choose another --out"
         )
-    model.load_state_dict({name: torch.from_numpy(arrays[f"model.{name}"]) for name in model.state_dict()})
+    try:
+        model.load_state_dict({name: torch.from_numpy(arrays[f"model.{name}"]) for name in model.state_dict()})
+    except (KeyError, RuntimeError):
+        raise CheckpointError(f"{path} was written by another stage or version: choose another --out") from None
     state = optimizer.state_dict()
-    for number, (name, _) in enumerate(model.named_parameters()):
+    for number, name in enumerate(_trained(model)):
         state["state"][number] = {
             key.split(".")[1]: torch.from_numpy(value).reshape(() if key.startswith("optimizer.step.") else value.shape)
             for key, value in arrays.items()
             if key.startswith("optimizer.") and key.split(".", 2)[2] == name
         }
     optimizer.load_state_dict(state)
-    torch.set_rng_state(torch.from_numpy(arrays["random.torch"]))
     return Place(**json.loads(metadata["place"]))
+
+
+def _trained(model: nn.Module) -> list[str]:
+    """The parameters that the optimiser holds, in its order."""
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]

@@ -1,85 +1,251 @@
-"""The stages of training as a user starts them: a recipe, data and a folder in, weights out."""
+"""The stages of training as a user starts them: a recipe, data and a folder in, weights out.
+
+A run is one folder with a subfolder for each of its stages: `pretrain` (Stage I), `finetune` (Stage II), `refine`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
+from pstmo_edge.arrays import FloatArray
 from pstmo_edge.datasets import cmu_mocap, load_sequences, one_camera_a_take
-from pstmo_edge.errors import UsageError
+from pstmo_edge.datasets.sequences import PoseSequence
+from pstmo_edge.errors import CheckpointError, UsageError
 from pstmo_edge.evaluation import evaluate
+from pstmo_edge.files import write_atomic
 from pstmo_edge.models.checkpoints import save_weights
-from pstmo_edge.models.p_stmo import PSTMO
-from pstmo_edge.models.zoo import create_model, state_arrays
-from pstmo_edge.train import checkpoints
-from pstmo_edge.train.augmentation import MotionWindows
-from pstmo_edge.train.loop import Trainer
+from pstmo_edge.models.fitting import fit_state
+from pstmo_edge.models.refine import refiner
+from pstmo_edge.models.zoo import MODELS, RUN_WEIGHTS, create_model, read_weights, state_arrays
+from pstmo_edge.train import checkpoints, curve
+from pstmo_edge.train.batches import SequenceWindows, Windows
+from pstmo_edge.train.distributed import World, joined
+from pstmo_edge.train.loop import LOG, Progress, Trainer
+from pstmo_edge.train.objectives import PIXELS, Finetune, Objective, Pretrain, Refinement, draw_masks
 from pstmo_edge.train.recipes import Recipe, to_dict
-from pstmo_edge.windows import WindowSpec
+from pstmo_edge.windows import WindowSource, WindowSpec
 
-WEIGHTS = "weights.safetensors"
+STAGES = ("pretrain", "finetune", "refine")
+REFINE_WEIGHTS = "refine.safetensors"
+_VALIDATION_BATCH = 256
 
 
-def finetune(
+@dataclass(frozen=True)
+class Transfer:
+    """Which tensors of a model came from another one's weights, which are fresh, and which had no place in it."""
+
+    source: str
+    transferred: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a run tells while it works."""
+
+    progress: Callable[[Progress], None] = lambda progress: None
+    transferred: Callable[[Transfer], None] = lambda transfer: None
+    resumed: Callable[[int], None] = lambda step: None
+
+
+@dataclass
+class Run:
+    """One stage about to be trained."""
+
+    recipe: Recipe
+    stage: str
+    out: Path
+    initial: str | None = None
+    resume: bool = False
+    hooks: Hooks = field(default_factory=Hooks)
+
+    def train(self) -> Path:
+        """Train; returns the weights file. Raises UsageError, DataError, CheckpointError, WriteError, Stopped."""
+        with joined() as world:
+            return self._train(world)
+
+    @property
+    def folder(self) -> Path:
+        """Where this stage's files go."""
+        return self.out / self.stage
+
+    def _train(self, world: World) -> Path:
+        recipe = self.recipe
+        if recipe.threads:
+            torch.set_num_threads(recipe.threads)
+        self._check_folder(world)
+        window = WindowSpec(recipe.frames, recipe.t_downsample, recipe.target_index)
+        windows = training_windows(recipe, window)
+        held_out = one_camera_a_take(load_sequences(recipe.data, "test", recipe.keypoints, recipe.skeleton))
+        torch.manual_seed(recipe.seed)
+        objective, validate = self._objective(windows, held_out)
+        trainer = Trainer(
+            recipe, recipe.schedule(self.stage), objective, windows, self.folder, validate, world, self.hooks.progress
+        )
+        step = trainer.resume()
+        if step:
+            self.hooks.resumed(step)
+        trainer.run()
+        if recipe.keep == "best":
+            trainer.load_best()
+        path = self.folder / RUN_WEIGHTS
+        if world.first:
+            curve.draw(self.folder / LOG, f"{recipe.model}, {recipe.frames} frames, {self.stage}")
+            for name, model in objective.models.items():
+                write_half(self.folder / f"{name}.safetensors", model, recipe)
+        world.wait()
+        return path
+
+    def _check_folder(self, world: World) -> None:
+        if not self.recipe.data:
+            raise UsageError("this recipe has no data of its own: say where it is with --data")
+        if world.first:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        if checkpoints.found(self.folder) and not self.resume:
+            raise UsageError(f"{self.folder} holds a run: go on with --resume, or choose another --out")
+        world.wait()
+
+    def _objective(self, windows: Windows, held_out: tuple[PoseSequence, ...]) -> tuple[Objective, Callable[[], float]]:
+        recipe = self.recipe
+        if self.stage == "pretrain":
+            model = self._model(f"{recipe.model}-pretrain", windows)
+            objective: Objective = Pretrain(model, recipe.mask_rate, recipe.masked_joints)
+            return objective, lambda: rebuild_error(model, recipe, windows.spec, held_out)
+        model = self._model(recipe.model, windows)
+        if self.stage == "finetune":
+            objective, refine = Finetune(model), None
+        else:
+            refine = create_model("refine")
+            objective = Refinement(model, refine)
+        return (
+            objective,
+            lambda: evaluate(predictor(model), held_out, windows.spec, refine=refine and refiner(refine)).mpjpe_mm,
+        )
+
+    def _model(self, name: str, windows: Windows) -> Any:
+        recipe = self.recipe
+        if name not in MODELS:
+            raise UsageError(f"{recipe.model} has no stage {self.stage}")
+        use = recipe.use_t_downsample or recipe.t_downsample
+        model = create_model(
+            name,
+            recipe.frames,
+            t_downsample=use,
+            target_index=recipe.target_index,
+            dropout=recipe.dropout,
+            frame_rate=windows.fps * use / recipe.t_downsample,
+            skeleton=recipe.skeleton,
+            pose_skeleton=windows.pose_skeleton,
+        )
+        source = self._source()
+        if source is not None:
+            state, _, _ = read_weights(source)
+            moved = transfer(model, state, source)
+            write_atomic(self.folder / "transfer.json", json.dumps(dataclasses.asdict(moved), indent=1).encode())
+            self.hooks.transferred(moved)
+        return model
+
+    def _source(self) -> str | None:
+        """The weights that this stage starts from: those asked for, or those of the stage before it in this run."""
+        if self.initial is not None:
+            return None if self.initial == "none" else self.initial
+        before = {"finetune": "pretrain", "refine": "finetune"}.get(self.stage)
+        path = self.out / before / RUN_WEIGHTS if before else None
+        if path is not None and path.is_file():
+            return str(path)
+        if self.stage == "refine":
+            raise UsageError(f"refinement starts from a trained lifter, and {path} is not there: name one with --from")
+        return None
+
+
+def train(
+    stage: str,
     recipe: Recipe,
-    out: Path,
+    out: str | Path,
     *,
-    data: str = cmu_mocap.NAME,
+    initial: str | None = None,
     resume: bool = False,
-    report: Callable[[int, dict[str, Any]], None] = lambda step, row: None,
-    started: Callable[[int, int], None] = lambda step, total: None,
+    hooks: Hooks | None = None,
 ) -> Path:
-    """Train a lifter as the published code does (loss on the centre pose and on all frames) and write its weights.
+    """Train one stage ("pretrain", "finetune" or "refine") of a run in the folder `out`; returns its weights file.
 
-    The folder gets a CSV log, the two newest checkpoints and, at the end, `weights.safetensors` in half precision.
-    `started` is told the first and the last step, `report` every step. Raises UsageError where `out` holds a run and
-    `resume` is not set, or where the recipe trains no lifter.
+    Each stage starts from the one before it where that is in `out`; `initial` names other weights (as `load_model`
+    takes them), or "none". The stage's folder gets a CSV log, the two newest checkpoints, the best epoch's weights
+    and, at the end, `weights.safetensors` in half precision. Under torchrun the batch is shared by all processes.
+    Raises UsageError, DataError, CheckpointError, WriteError, and Stopped after SIGTERM.
     """
-    if data != cmu_mocap.NAME:
-        raise UsageError(f"fine-tuning reads world motion, which only {cmu_mocap.NAME} has: leave --data out")
-    out.mkdir(parents=True, exist_ok=True)
-    if checkpoints.found(out) and not resume:
-        raise UsageError(f"{out} holds a run: go on with --resume, or choose another --out")
-    if recipe.threads:
-        torch.set_num_threads(recipe.threads)
-    torch.manual_seed(recipe.seed)
-    model = create_model(recipe.model, recipe.frames, t_downsample=recipe.t_downsample, dropout=recipe.dropout)
-    if not isinstance(model, PSTMO):
-        raise UsageError(f"{recipe.model} is no lifter: fine-tuning trains p-stmo-s or p-stmo")
-    window = WindowSpec(recipe.frames, recipe.t_downsample)
-    held_out = one_camera_a_take(load_sequences(data, "test"))
-
-    def validate(model: PSTMO) -> float:
-        """MPJPE in millimetres on held-out motion, exact keypoints, without mirroring."""
-        model.eval()
-        with torch.no_grad():
-            return evaluate(lambda batch: model(torch.from_numpy(batch)).numpy(), held_out, window).mpjpe_mm
-
-    trainer = Trainer(recipe, model, MotionWindows(window, recipe.augmentation), out, validate, report)
-    started(trainer.resume(), trainer.total_steps)
-    trainer.run()
-    path = out / WEIGHTS
-    write_half(path, model, recipe)
-    return path
+    return Run(recipe, stage, Path(out), initial, resume, hooks or Hooks()).train()
 
 
-def write_half(path: Path, model: PSTMO, recipe: Recipe) -> None:
+def training_windows(recipe: Recipe, window: WindowSpec) -> Windows:
+    """The recipe's training set: augmented world motion, or the views of a dataset as they are."""
+    if recipe.augmentation is not None:
+        from pstmo_edge.datasets.takes import load_takes
+        from pstmo_edge.train.augmentation import MotionWindows
+
+        return MotionWindows(load_takes(recipe.data, "train"), window, recipe.augmentation, recipe.skeleton)
+    return SequenceWindows(load_sequences(recipe.data, "train", recipe.keypoints, recipe.skeleton), window)
+
+
+def transfer(model: nn.Module, state: Mapping[str, np.ndarray], source: str) -> Transfer:
+    """Put every tensor that fits by name and shape into the model; raises CheckpointError where none does."""
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    fitting = [name for name in expected if name in state and state[name].shape == expected[name]]
+    if not fitting:
+        raise CheckpointError(f"{source} holds nothing that fits {model.lifter.name} with {model.lifter.frames} frames")
+    arrays = fit_state({n: state[n] for n in fitting}, {n: expected[n] for n in fitting}, source, model.lifter.name)
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()}, strict=False)
+    return Transfer(
+        source,
+        tuple(fitting),
+        tuple(name for name in expected if name not in fitting),
+        tuple(name for name in state if name not in fitting),
+    )
+
+
+def predictor(model: nn.Module) -> Callable[[FloatArray], FloatArray]:
+    """A model as `evaluate` takes it, on whatever device it is."""
+    device = next(model.parameters()).device
+
+    def predict(keypoints: FloatArray) -> FloatArray:
+        with torch.inference_mode():
+            poses: FloatArray = model(torch.from_numpy(keypoints).to(device)).float().cpu().numpy()
+        return poses
+
+    return predict
+
+
+def rebuild_error(model: nn.Module, recipe: Recipe, window: WindowSpec, held_out: tuple[PoseSequence, ...]) -> float:
+    """Stage I's error on held-out keypoints, with fixed masks: pixels of an image 1000 pixels wide."""
+    device = next(model.parameters()).device
+    source = WindowSource([sequence.keypoints for sequence in held_out], window)
+    rng = np.random.default_rng(0)
+    total = 0.0
+    with torch.inference_mode():
+        for frames, windows in source.batches(_VALIDATION_BATCH):
+            masks = draw_masks(window.frames, recipe.mask_rate, recipe.masked_joints, rng)
+            keypoints = torch.from_numpy(windows).to(device)
+            hidden, joints = (torch.from_numpy(mask).to(device) for mask in masks)
+            rebuilt = model(keypoints, hidden, joints)
+            wanted = torch.cat([keypoints[:, ~hidden], keypoints[:, hidden]], dim=1)
+            total += float((rebuilt - wanted).norm(dim=-1).mean()) * len(frames)
+    return total / len(source) * PIXELS
+
+
+def write_half(path: Path, model: nn.Module, recipe: Recipe) -> None:
     """Write a model's weights in half precision, with what an engine must know about them."""
     arrays = {
         name: array.astype(np.float16) if array.dtype.kind == "f" else array
         for name, array in state_arrays(model).items()
     }
-    notes = {"model": recipe.model, "frames": str(recipe.frames), "t_downsample": str(recipe.t_downsample)}
-    notes |= {"frame_rate": str(cmu_mocap.FPS), "skeleton": "human36m-17", "recipe": json.dumps(to_dict(recipe))}
-    save_weights(path, arrays, notes)
-
-
-def overridden(recipe: Recipe, **values: Any) -> Recipe:
-    """The recipe with the given fields changed; None leaves a field as it is."""
-    return dataclasses.replace(recipe, **{name: value for name, value in values.items() if value is not None})
+    save_weights(path, arrays, {**model.lifter.notes(), "recipe": json.dumps(to_dict(recipe))})

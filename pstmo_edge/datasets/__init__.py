@@ -9,41 +9,53 @@ from pstmo_edge.datasets import cmu_mocap
 from pstmo_edge.datasets.sequences import PoseSequence
 from pstmo_edge.errors import DataError, UsageError
 from pstmo_edge.naming import unknown
+from pstmo_edge.skeletons import HUMAN36M
 
 SPLITS = ("train", "test")
 
 
 def load_sequences(
-    data: str | os.PathLike[str] = cmu_mocap.NAME, split: str = "test", keypoints: str = "gt"
+    data: str | os.PathLike[str] = cmu_mocap.NAME,
+    split: str = "test",
+    keypoints: str = "gt",
+    skeleton: str = HUMAN36M.name,
 ) -> tuple[PoseSequence, ...]:
     """The sequences of one split of a dataset.
 
-    `data` is the name of the bundled motion, a folder in VideoPose3D's layout (Human3.6M), or an .npz of one's own
-    keypoints (see `keypoint_file`; it is its own training and test split). `keypoints` says whose: "gt" (exact),
-    "detected" (the bundled motion with a detector's errors), or the name of a 2D file ("cpn_ft_h36m_dbb").
+    `data` is the name of the bundled motion, a folder of Human3.6M (VideoPose3D's layout), of MPI-INF-3DHP (P-STMO's
+    layout) or of BVH files, or an .npz of one's own keypoints (see `keypoint_file`; it is its own training and test split). `keypoints` says whose: "gt" (exact),
+    "detected" (the bundled motion with a detector's errors), or the name of a 2D file ("cpn_ft_h36m_dbb"); `skeleton`
+    names the joint set that they must be of.
     Raises UsageError for an unknown name, DataError for data that cannot be used.
     """
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
     if str(data) == cmu_mocap.NAME:
-        if keypoints not in ("gt", "detected"):
-            raise unknown("keypoints of the bundled motion", keypoints, ("gt", "detected"))
-        return cmu_mocap.load(split, keypoints)
+        return cmu_mocap.load(split, keypoints, skeleton)
     path = Path(data)
     if path.is_dir():
-        from pstmo_edge.datasets import human36m
-
-        return human36m.load(path, split, keypoints)
+        return _load_folder(path, split, keypoints, skeleton)
     if path.is_file():
         from pstmo_edge.datasets import keypoint_file
 
-        return (keypoint_file.load(path),)
+        return (keypoint_file.load(path, skeleton),)
     if path.suffix or os.sep in str(data):
         raise DataError(f"no such file or folder: {data}")
     raise UsageError(
         f"{data} is neither bundled motion ({cmu_mocap.NAME}) nor a file or folder: give a folder in VideoPose3D's "
         f"layout or an .npz of keypoints"
     )
+
+
+def _load_folder(folder: Path, split: str, keypoints: str, skeleton: str) -> tuple[PoseSequence, ...]:
+    """The dataset that a folder holds, told by its files."""
+    from pstmo_edge.datasets import bvh, human36m, mpi_inf_3dhp
+
+    if any((folder / name).is_file() for name in mpi_inf_3dhp.FILES.values()):
+        return mpi_inf_3dhp.load(folder, split, keypoints, skeleton)
+    if bvh.holds_motion(folder):
+        return cmu_mocap.seen(bvh.takes(folder, split), split, keypoints, skeleton)
+    return human36m.load(folder, split, keypoints, skeleton)
 
 
 def one_camera_a_take(sequences: tuple[PoseSequence, ...]) -> tuple[PoseSequence, ...]:

@@ -79,8 +79,8 @@ def flatten(path: str, value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.dtype == object):
         for index, inner in enumerate(value):
             yield from flatten(f"{path}/{index}", inner)
-    elif isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
-        yield path, value
+    elif isinstance(value, (int, float, np.number)) or (isinstance(value, np.ndarray) and value.dtype.kind in "fiub"):
+        yield path, np.asarray(value)
     else:
         raise ValueError(f"{path} holds a {type(value).__name__}, not numbers")
 

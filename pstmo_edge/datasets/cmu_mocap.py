@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -20,11 +20,15 @@ import numpy as np
 from pstmo_edge.arrays import FloatArray
 from pstmo_edge.cameras import Camera, human36m_cameras, normalise_screen, project, world_to_camera
 from pstmo_edge.datasets import human36m
+from pstmo_edge.datasets.coco_points import coco_from_human36m
 from pstmo_edge.datasets.detector import DetectorModel
 from pstmo_edge.datasets.sequences import PoseSequence
+from pstmo_edge.naming import unknown
+from pstmo_edge.skeletons import COCO, HUMAN36M, Skeleton, get_skeleton, require_skeleton
 
 NAME = "cmu-mocap"
 FPS = 50.0
+KEYPOINTS = ("gt", "detected")
 STAGE_SUBJECTS = human36m.SUBJECTS  # whose cameras see which split
 _UNIT = 1e-4  # metres; the source itself is rounded to this
 
@@ -89,29 +93,47 @@ def view(positions: FloatArray, camera: Camera) -> tuple[FloatArray, FloatArray]
 
 
 @cache
-def load(split: str, keypoints: str = "gt") -> tuple[PoseSequence, ...]:
+def load(split: str, keypoints: str = "gt", skeleton: str = HUMAN36M.name) -> tuple[PoseSequence, ...]:
     """Every take of a split seen by four cameras; `keypoints` is 'gt' (exact) or 'detected' (see DetectorModel)."""
+    return seen(takes(split), split, keypoints, skeleton)
+
+
+def seen(
+    takes: Sequence[Take], split: str, keypoints: str = "gt", skeleton: str = HUMAN36M.name
+) -> tuple[PoseSequence, ...]:
+    """What the cameras of the split's subjects see of world motion, the subjects in turn.
+
+    `skeleton` is the joint set of the keypoints, Human3.6M's or COCO's.
+    """
+    if keypoints not in KEYPOINTS:
+        raise unknown("keypoints of world motion", keypoints, KEYPOINTS)
+    if skeleton != COCO.name:
+        require_skeleton(HUMAN36M.name, get_skeleton(skeleton), "world motion")
     subjects = STAGE_SUBJECTS[split]
     return tuple(
-        _sequence(take, subjects[number % len(subjects)], camera, keypoints)
-        for number, take in enumerate(takes(split))
+        _sequence(take, subjects[number % len(subjects)], camera, keypoints, get_skeleton(skeleton))
+        for number, take in enumerate(takes)
         for camera in human36m_cameras(subjects[number % len(subjects)])
     )
 
 
-def _sequence(take: Take, subject: str, camera: Camera, keypoints: str) -> PoseSequence:
-    pixels, poses = view(take.positions, camera)
+def _sequence(take: Take, subject: str, camera: Camera, keypoints: str, skeleton: Skeleton) -> PoseSequence:
+    body = world_to_camera(take.positions, camera)
+    pixels = project(coco_from_human36m(body) if skeleton is COCO else body, camera)
     confidence = None
     if keypoints == "detected":
         seed = zlib.crc32(f"{take.split}/{take.action}/{subject}/{camera.name}".encode())
-        pixels, confidence = DetectorModel().apply(pixels, np.random.default_rng(seed))
+        pixels, confidence = DetectorModel().apply(pixels, np.random.default_rng(seed), skeleton=skeleton)
     return PoseSequence(
         subject=subject,
         action=take.action,
         camera=camera.name,
         keypoints=normalise_screen(pixels, camera.image_size).astype(np.float32),
-        poses=poses.astype(np.float32),
+        poses=(body - body[:, :1]).astype(np.float32),
         confidence=None if confidence is None else confidence.astype(np.float32),
         fps=FPS,
         image_size=camera.image_size,
+        skeleton=skeleton.name,
+        root=body[:, 0].astype(np.float32),
+        intrinsics=camera.normalised,
     )

@@ -15,20 +15,26 @@ from dataclasses import dataclass
 import numpy as np
 
 from pstmo_edge.arrays import BoolArray, FloatArray
-from pstmo_edge.skeletons import HUMAN36M
+from pstmo_edge.skeletons import COCO, HUMAN36M, Skeleton
 
-# Standard deviation per axis by joint, in Human3.6M order: hips and trunk steady, wrists and feet least so.
-_JITTER = (
-    0.007, 0.008, 0.010, 0.014, 0.008, 0.010, 0.014, 0.007, 0.007,
-    0.008, 0.010, 0.009, 0.013, 0.018, 0.009, 0.013, 0.018,
-)  # fmt: skip
+# Standard deviation per axis by joint, in the order of the joint set: hips and trunk steady, wrists and feet least so,
+# and of a face the ears.
+_JITTER = {
+    HUMAN36M.name: (
+        0.007, 0.008, 0.010, 0.014, 0.008, 0.010, 0.014, 0.007, 0.007,
+        0.008, 0.010, 0.009, 0.013, 0.018, 0.009, 0.013, 0.018,
+    ),
+    COCO.name: (
+        0.006, 0.006, 0.006, 0.008, 0.008, 0.009, 0.009, 0.013, 0.013,
+        0.018, 0.018, 0.010, 0.010, 0.011, 0.011, 0.014, 0.014,
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class DetectorModel:
     """How a detector errs; rates and correlation are per frame at `fps`."""
 
-    jitter: tuple[float, ...] = _JITTER
     correlation: float = 0.85
     outlier_rate: float = 0.0015
     outlier_end: float = 0.2
@@ -36,25 +42,27 @@ class DetectorModel:
     swap_share: float = 0.5
     fps: float = 50.0
 
-    def apply(self, pixels: FloatArray, rng: np.random.Generator, fps: float = 50.0) -> tuple[FloatArray, FloatArray]:
+    def apply(
+        self, pixels: FloatArray, rng: np.random.Generator, fps: float = 50.0, skeleton: Skeleton = HUMAN36M
+    ) -> tuple[FloatArray, FloatArray]:
         """What a detector would report for exact keypoints (..., L, 17, 2): keypoints and confidences (..., L, 17).
 
         `fps` is the rate of the given frames; at a lower one, neighbours are less alike.
         """
         step = self.fps / fps
         person = np.ptp(pixels[..., 1], axis=-1).mean(-1)[..., None, None, None]  # [..., 1, 1, 1]
-        errors = self._jitter(pixels.shape, rng, self.correlation**step) * person
+        errors = self._jitter(pixels.shape, rng, self.correlation**step, skeleton) * person
         active, swapped, offsets = self._episodes(pixels.shape, rng, step)
-        twin = pixels[..., HUMAN36M.mirror, :] - pixels
+        twin = pixels[..., skeleton.mirror, :] - pixels
         wrong = np.where(swapped, twin, 0) + offsets * person
         errors = np.where(active, errors + wrong, errors)
         relative = np.linalg.norm(errors, axis=-1) / np.maximum(person[..., 0], 1e-9)
         confidence = 0.95 / (1 + (relative / 0.06) ** 2) + rng.normal(0, 0.04, relative.shape)
         return pixels + errors, np.clip(confidence, 0.02, 1.0)
 
-    def _jitter(self, shape: tuple[int, ...], rng: np.random.Generator, keep: float) -> FloatArray:
+    def _jitter(self, shape: tuple[int, ...], rng: np.random.Generator, keep: float, skeleton: Skeleton) -> FloatArray:
         """First-order autoregressive noise along the frame axis (-3), unit height."""
-        noise = rng.standard_normal(shape) * np.asarray(self.jitter)[:, None]
+        noise = rng.standard_normal(shape) * np.asarray(_JITTER[skeleton.name])[:, None]
         fresh = np.sqrt(1 - keep**2)
         for frame in range(1, shape[-3]):
             noise[..., frame, :, :] = keep * noise[..., frame - 1, :, :] + fresh * noise[..., frame, :, :]

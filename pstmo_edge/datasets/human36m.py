@@ -15,7 +15,7 @@ from pstmo_edge.cameras import human36m_cameras, normalise_screen, world_to_came
 from pstmo_edge.datasets.object_npz import read_object_npz
 from pstmo_edge.datasets.sequences import PoseSequence, check_sequence
 from pstmo_edge.errors import DataError
-from pstmo_edge.skeletons import HUMAN36M, LAYOUTS, require_skeleton
+from pstmo_edge.skeletons import HUMAN36M, LAYOUTS, Skeleton, get_skeleton, require_skeleton
 
 FPS = 50.0
 SUBJECTS = {"train": ("S1", "S5", "S6", "S7", "S8"), "test": ("S9", "S11")}
@@ -23,17 +23,18 @@ SUBJECTS = {"train": ("S1", "S5", "S6", "S7", "S8"), "test": ("S9", "S11")}
 _MOVING = (0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 15, 17, 18, 19, 25, 26, 27)
 
 
-def load(folder: Path, split: str, keypoints: str = "gt") -> tuple[PoseSequence, ...]:
+def load(folder: Path, split: str, keypoints: str = "gt", skeleton: str = HUMAN36M.name) -> tuple[PoseSequence, ...]:
     """Every take of the split seen by four cameras; `keypoints` names the 2D file ("gt", "cpn_ft_h36m_dbb").
 
-    Raises DataError where a file is missing, damaged, of another skeleton, or does not match the other.
+    With COCO keypoints ("detectron_pt_coco") this is what P-STMO trains on for videos from the wild. Raises DataError
+    where a file is missing, damaged, of another skeleton, does not match the other, or a subject has no cameras.
     """
     positions = read_object_npz(folder / "data_3d_h36m.npz")
     found = read_object_npz(folder / f"data_2d_h36m_{keypoints}.npz")
-    _check_layout(found, folder / f"data_2d_h36m_{keypoints}.npz")
+    _check_layout(found, get_skeleton(skeleton), folder / f"data_2d_h36m_{keypoints}.npz")
     takes = [name.split("/")[1:] for name in positions if name.startswith("positions_3d/")]
     sequences = [
-        _view(positions[f"positions_3d/{subject}/{action}"], found, subject, action, camera)
+        _view(positions[f"positions_3d/{subject}/{action}"], found, subject, action, camera, skeleton)
         for subject, action in takes
         if subject in SUBJECTS[split]
         for camera in range(4)
@@ -43,14 +44,16 @@ def load(folder: Path, split: str, keypoints: str = "gt") -> tuple[PoseSequence,
     return tuple(sequences)
 
 
-def _check_layout(found: dict[str, FloatArray], path: Path) -> None:
+def _check_layout(found: dict[str, FloatArray], needed: Skeleton, path: Path) -> None:
     if "metadata" not in found:
         raise DataError(f"{path} has no metadata, so its joint order is unknown")
     layout = str(json.loads(str(found["metadata"])).get("layout_name", "h36m"))
-    require_skeleton(LAYOUTS[layout].name if layout in LAYOUTS else layout, HUMAN36M, str(path))
+    require_skeleton(LAYOUTS[layout].name if layout in LAYOUTS else layout, needed, str(path))
 
 
-def _view(world: FloatArray, found: dict[str, FloatArray], subject: str, action: str, number: int) -> PoseSequence:
+def _view(
+    world: FloatArray, found: dict[str, FloatArray], subject: str, action: str, number: int, skeleton: str
+) -> PoseSequence:
     name = f"positions_2d/{subject}/{action}/{number}"
     if name not in found:
         raise DataError(f"the 2D file lacks {subject}/{action}, camera {number}, which the 3D file has")
@@ -70,5 +73,8 @@ def _view(world: FloatArray, found: dict[str, FloatArray], subject: str, action:
         poses=(seen - seen[:, :1]).astype(np.float32),
         fps=FPS,
         image_size=camera.image_size,
+        skeleton=skeleton,
+        root=seen[:, 0].astype(np.float32),
+        intrinsics=camera.normalised,
     )
     return check_sequence(sequence)

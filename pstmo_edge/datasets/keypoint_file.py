@@ -20,18 +20,19 @@ from pstmo_edge.arrays import FloatArray
 from pstmo_edge.cameras import normalise_screen
 from pstmo_edge.datasets.sequences import PoseSequence, check_sequence
 from pstmo_edge.errors import DataError
-from pstmo_edge.skeletons import HUMAN36M, require_skeleton
+from pstmo_edge.skeletons import HUMAN36M, get_skeleton, require_skeleton
 
 
-def load(path: Path) -> PoseSequence:
+def load(path: Path, skeleton: str = HUMAN36M.name) -> PoseSequence:
     """The sequence in the file; raises DataError for all that is missing, misshapen or not finite."""
     arrays = _read(path)
     for name in ("keypoints", "image_size", "skeleton"):
         if name not in arrays:
             raise DataError(f"{path} has no array '{name}': it needs keypoints, image_size and skeleton")
-    require_skeleton(str(arrays["skeleton"]), HUMAN36M, str(path))
+    needed = get_skeleton(skeleton)
+    require_skeleton(str(arrays["skeleton"]), needed, str(path))
     pixels, size = arrays["keypoints"], arrays["image_size"]
-    joints = HUMAN36M.num_joints
+    joints = needed.num_joints
     if pixels.ndim != 3 or pixels.shape[1] != joints or pixels.shape[2] not in (2, 3):
         raise DataError(f"{path}: keypoints have shape {pixels.shape}, expected (frames, {joints}, 2 or 3)")
     if size.shape != (2,) or not (size > 0).all():
@@ -49,6 +50,7 @@ def load(path: Path) -> PoseSequence:
         confidence=pixels[..., 2].astype(np.float32) if pixels.shape[2] == 3 else None,
         fps=float(arrays.get("fps", np.float64(50.0))),
         image_size=image_size,
+        skeleton=skeleton,
     )
     return check_sequence(sequence)
 

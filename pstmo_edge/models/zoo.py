@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from pstmo_edge.errors import UsageError
+from pstmo_edge.errors import CheckpointError, UsageError
 from pstmo_edge.models.checkpoints import fit_state, load_weights, read_checkpoint
 from pstmo_edge.naming import unknown
+from pstmo_edge.skeletons import HUMAN36M, get_skeleton
 from pstmo_edge.windows import WindowSpec
 
 if TYPE_CHECKING:
@@ -25,26 +27,30 @@ if TYPE_CHECKING:
 class Architecture:
     """One line of the zoo: the settings that make this name differ from its siblings."""
 
-    layers: int
-    pretrain: bool = False
+    kind: Literal["lifter", "pretrain", "refine"] = "lifter"
+    layers: int = 3
 
 
 MODELS = {
-    "p-stmo-s": Architecture(layers=3),
+    "p-stmo-s": Architecture(),
     "p-stmo": Architecture(layers=4),
-    "p-stmo-s-pretrain": Architecture(layers=3, pretrain=True),
-    "p-stmo-pretrain": Architecture(layers=4, pretrain=True),
+    "p-stmo-s-pretrain": Architecture("pretrain"),
+    "p-stmo-pretrain": Architecture("pretrain", layers=4),
+    "refine": Architecture("refine"),
 }
 FRAMES = (9, 27, 81, 243, 351)
 DEFAULT_MODEL, DEFAULT_FRAMES = "p-stmo-s", 27  # what the box has weights for
 HUMAN36M_FPS = 50.0
+RUN_WEIGHTS = "weights.safetensors"  # what every stage of training leaves in its folder
 
 
 @dataclass(frozen=True)
 class Lifter:
     """What a model's weights expect of their input; every model of the zoo carries one as `.lifter`.
 
-    `frame_rate` is that of the training motion, of which every `t_downsample`-th frame enters a window.
+    `frame_rate` is that of the training motion, of which every `t_downsample`-th frame enters a window;
+    `target_index` is the window position whose pose comes out (None: the centre), `skeleton` the keypoints that go in
+    and `pose_skeleton` the joints that come out.
     """
 
     name: str
@@ -53,11 +59,22 @@ class Lifter:
     frame_rate: float
     weights: str  # where they come from: "bundled", "random", or a file's name
     weights_sha256: str
+    target_index: int | None = None
+    skeleton: str = HUMAN36M.name
+    pose_skeleton: str = HUMAN36M.name
 
     @property
     def window(self) -> WindowSpec:
         """The window the model reads."""
-        return WindowSpec(self.frames, self.t_downsample)
+        return WindowSpec(self.frames, self.t_downsample, self.target_index)
+
+    def notes(self) -> dict[str, str]:
+        """What a weights file says of its model; `load_model` reads it back."""
+        notes = {"model": self.name, "frames": self.frames, "t_downsample": self.t_downsample}
+        notes |= {"frame_rate": self.frame_rate, "skeleton": self.skeleton, "pose_skeleton": self.pose_skeleton}
+        if self.target_index is not None:
+            notes["target_index"] = self.target_index
+        return {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in notes.items()}
 
 
 def check_model(name: str, frames: int) -> None:
@@ -68,45 +85,96 @@ def check_model(name: str, frames: int) -> None:
         raise UsageError(f"{name} cannot have {frames} frames: choose one of {', '.join(map(str, FRAMES))}")
 
 
-def create_model(name: str, frames: int = 243, *, t_downsample: int | None = None, dropout: float = 0.1) -> nn.Module:
-    """A model with random weights, in training mode. Raises UsageError for an unknown name or frame count."""
+def create_model(
+    name: str,
+    frames: int = 243,
+    *,
+    t_downsample: int | None = None,
+    target_index: int | None = None,
+    dropout: float = 0.1,
+    frame_rate: float = HUMAN36M_FPS,
+    skeleton: str = HUMAN36M.name,
+    pose_skeleton: str = HUMAN36M.name,
+) -> nn.Module:
+    """A model with random weights, in training mode; see `Lifter` for what the last arguments say.
+
+    Raises UsageError for an unknown name or frame count.
+    """
     from pstmo_edge.models.p_stmo import PSTMO, PSTMOConfig, PSTMOPretrain
+    from pstmo_edge.models.refine import Refine, RefineConfig
 
     check_model(name, frames)
-    kind = MODELS[name]
-    config = PSTMOConfig(frames=frames, layers=kind.layers, dropout=dropout)
-    model: nn.Module = PSTMOPretrain(config) if kind.pretrain else PSTMO(config)
-    return _labelled(model, name, t_downsample, HUMAN36M_FPS, "random")
+    architecture = MODELS[name]
+    config = PSTMOConfig(frames=frames, layers=architecture.layers, dropout=dropout)
+    model: nn.Module
+    if architecture.kind == "refine":
+        model = Refine(RefineConfig(root=get_skeleton(pose_skeleton).root))
+    else:
+        model = PSTMOPretrain(config) if architecture.kind == "pretrain" else PSTMO(config)
+    step = t_downsample or (2 if frames == 243 else 1)
+    model.lifter = Lifter(
+        name, frames, step, frame_rate, "random", _digest(model), target_index, skeleton, pose_skeleton
+    )
+    return model
 
 
 def load_model(
-    name: str = DEFAULT_MODEL,
-    frames: int = DEFAULT_FRAMES,
+    name: str | None = None,
+    frames: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     *,
     t_downsample: int | None = None,
 ) -> nn.Module:
     """A model with trained weights, in evaluation mode: `forward` takes (B, T, 17, 2) and returns (B, 17, 3) metres.
 
-    `checkpoint` is a published `.pth`, our own `.safetensors`, or None for the weights in the box. `t_downsample` is
-    what the weights were trained with where the file does not say: by default 2 for 243 frames and 1 otherwise, as
-    published. Raises UsageError for what cannot be asked for, CheckpointError for a file that does not fit.
+    `checkpoint` is a published `.pth`, our own `.safetensors`, the folder of a training run, the name of weights in
+    the box (`bundled_weights`), or None for the box's weights of that model. Our own files say which model they are
+    for; for others `name` and `frames` do (by default p-stmo-s with 27 frames), and `t_downsample` is what they were
+    trained with: by default 2 for 243 frames and 1 otherwise, as published. Raises UsageError for what cannot be
+    asked for, CheckpointError for a file that does not fit.
     """
-    check_model(name, frames)
-    if checkpoint is None:
-        state, metadata = _bundled(name, frames)
-        source = "bundled"
-    elif Path(checkpoint).suffix.lower() == ".safetensors":
-        state, metadata = load_weights(checkpoint)
-        source = Path(checkpoint).name
-    else:
-        state, metadata = read_checkpoint(checkpoint), {}
-        source = Path(checkpoint).name
-    model = create_model(name, frames)
+    state, notes, source = read_weights(checkpoint, name, frames)
+    name = name or notes.get("model", DEFAULT_MODEL)
+    frames = frames or int(notes.get("frames", DEFAULT_FRAMES))
+    model = create_model(
+        name,
+        frames,
+        t_downsample=t_downsample or int(notes.get("t_downsample", 0)),
+        target_index=int(notes["target_index"]) if "target_index" in notes else None,
+        frame_rate=float(notes.get("frame_rate", HUMAN36M_FPS)),
+        skeleton=notes.get("skeleton", HUMAN36M.name),
+        pose_skeleton=notes.get("pose_skeleton", HUMAN36M.name),
+    )
     put_weights(model, state, str(checkpoint or source), f"{name} with {frames} frames")
-    step = t_downsample or int(metadata.get("t_downsample", 0)) or None
-    rate = float(metadata.get("frame_rate", HUMAN36M_FPS))
-    return _labelled(model, name, step, rate, source).eval()
+    model.lifter = dataclasses.replace(model.lifter, weights=source, weights_sha256=_digest(model))
+    return model.eval()
+
+
+def read_weights(
+    checkpoint: str | os.PathLike[str] | None, name: str | None = None, frames: int | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, str], str]:
+    """State dict, notes and a word on where they come from, of whatever `load_model` takes."""
+    if checkpoint is None:
+        check_model(name or DEFAULT_MODEL, frames or DEFAULT_FRAMES)
+        return *_bundled(f"{name or DEFAULT_MODEL}-{frames or DEFAULT_FRAMES}"), "bundled"
+    if str(checkpoint) in bundled_weights():
+        return *_bundled(str(checkpoint)), "bundled"
+    path = Path(checkpoint)
+    if path.is_dir():
+        path = run_weights(path)
+    if path.suffix.lower() == ".safetensors":
+        return *load_weights(path), path.name
+    check_model(name or DEFAULT_MODEL, frames or DEFAULT_FRAMES)
+    return read_checkpoint(path), {}, path.name
+
+
+def run_weights(folder: Path) -> Path:
+    """The last stage's weights in the folder of a training run; raises CheckpointError where there are none."""
+    for stage in ("refine", "finetune", "pretrain", "."):
+        path = folder / stage / RUN_WEIGHTS
+        if path.is_file():
+            return path
+    raise CheckpointError(f"{folder} holds no {RUN_WEIGHTS}: it is no folder of a finished training run")
 
 
 def put_weights(model: nn.Module, state: Mapping[str, np.ndarray], source: str, wanted: str) -> None:
@@ -123,29 +191,18 @@ def state_arrays(model: nn.Module) -> dict[str, np.ndarray]:
     return {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
 
 
-def bundled_models() -> tuple[tuple[str, int], ...]:
-    """The (name, frames) that have weights in the box."""
+def bundled_weights() -> tuple[str, ...]:
+    """The names of the weights in the box: model, frames and what they are for, such as p-stmo-s-27-causal."""
     names = (entry.name for entry in resources.files("pstmo_edge").joinpath("data").iterdir())
-    stems = (name.removesuffix(".safetensors").rpartition("-") for name in names if name.endswith(".safetensors"))
-    return tuple(sorted((model, int(frames)) for model, _, frames in stems))
+    return tuple(sorted(name.removesuffix(".safetensors") for name in names if name.endswith(".safetensors")))
 
 
-def _bundled(name: str, frames: int) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    if (name, frames) not in bundled_models():
-        have = ", ".join(f"{model} with {count} frames" for model, count in bundled_models())
-        raise UsageError(
-            f"the box holds no weights of {name} with {frames} frames (it holds {have}): give a file with --checkpoint"
-        )
-    with resources.as_file(resources.files("pstmo_edge").joinpath(f"data/{name}-{frames}.safetensors")) as path:
+def _bundled(name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    if name not in bundled_weights():
+        have = ", ".join(bundled_weights())
+        raise UsageError(f"the box holds no weights {name} (it holds {have}): give a file with --checkpoint")
+    with resources.as_file(resources.files("pstmo_edge").joinpath(f"data/{name}.safetensors")) as path:
         return load_weights(path)
-
-
-def _labelled(model: nn.Module, name: str, step: int | None, rate: float, weights: str) -> nn.Module:
-    frames = int(model.config.frames)
-    if step is None:
-        step = 2 if frames == 243 else 1
-    model.lifter = Lifter(name, frames, step, rate, weights, _digest(model))
-    return model
 
 
 def _digest(model: nn.Module) -> str:

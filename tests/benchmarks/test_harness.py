@@ -184,7 +184,7 @@ def test_existing_bundles_stand_in_for_builds(fakes, tmp_path):
 
 
 def test_bundles_of_other_weights_are_checked_against_their_manifest(shop, fakes, settings, tmp_path, monkeypatch):
-    monkeypatch.setattr("pstmo_edge.models.zoo.bundled_models", lambda: ())
+    monkeypatch.setattr("pstmo_edge.models.zoo.bundled_weights", lambda: ())
     good = bundle(fakes, tmp_path / "good", digest="b" * 64)
     bad = bundle(fakes, tmp_path / "bad", digest="b" * 64)
     shop.built[good] = fakes.Engine(open_bundle(good).manifest), {}

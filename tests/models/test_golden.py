@@ -64,3 +64,11 @@ def test_window_sizes_without_a_golden_file_reduce_to_one_pose(frames):
         pose = model(torch.zeros(2, frames, 17, 2))
     assert pose.shape == (2, 17, 3)
     assert np.isfinite(pose.numpy()).all()
+
+
+def test_refinement_equals_the_published_code(tmp_path):
+    state, arrays, _ = load_golden("refine")
+    model = pe.load_model("refine", checkpoint=published_file(tmp_path / "refine.pth", state, "data parallel"))
+    with torch.no_grad():
+        refined = model(torch.from_numpy(arrays["pose"]).float(), torch.from_numpy(arrays["pose_uvd"]).float())
+    assert largest_difference(refined, arrays["refined"]) < TOLERANCE

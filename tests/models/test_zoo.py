@@ -2,12 +2,12 @@ import pytest
 
 import pstmo_edge as pe
 from pstmo_edge.errors import CheckpointError, UsageError
-from pstmo_edge.models.zoo import bundled_models, state_arrays
+from pstmo_edge.models.zoo import bundled_weights, state_arrays
 
 
 def test_the_bundled_model_is_the_default():
     model = pe.load_model()
-    assert ("p-stmo-s", 27) in bundled_models()
+    assert "p-stmo-s-27" in bundled_weights()
     assert (model.lifter.name, model.lifter.frames, model.lifter.weights) == ("p-stmo-s", 27, "bundled")
     assert model.lifter.t_downsample == 2
     assert not model.training
@@ -29,7 +29,7 @@ def test_the_published_step_is_the_default():
     [
         ("p-stmo-x", 27, ["p-stmo-x", "did you mean"]),
         ("p-stmo-s", 28, ["28", "9, 27, 81, 243, 351"]),
-        ("p-stmo", 243, ["--checkpoint", "p-stmo-s with 27 frames"]),
+        ("p-stmo", 243, ["--checkpoint", "p-stmo-s-27"]),
     ],
 )
 def test_what_cannot_be_loaded_says_what_can(name, frames, words):

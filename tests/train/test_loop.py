@@ -10,41 +10,51 @@ import numpy as np
 import pytest
 import torch
 
-from pstmo_edge.errors import CheckpointError, DataError, UsageError
+from pstmo_edge.datasets import cmu_mocap
+from pstmo_edge.errors import CheckpointError, DataError
 from pstmo_edge.models.zoo import create_model, load_model
 from pstmo_edge.train import checkpoints, stages
 from pstmo_edge.train.augmentation import MotionWindows
-from pstmo_edge.train.loop import NAN_LIMIT, Trainer
-from pstmo_edge.train.recipes import RECIPES, Recipe, from_dict, get_recipe, to_dict
+from pstmo_edge.train.distributed import World
+from pstmo_edge.train.loop import NAN_LIMIT, Stopped, Trainer
+from pstmo_edge.train.objectives import Finetune
+from pstmo_edge.train.recipes import Augmentation, Recipe
 
-TINY = Recipe("p-stmo-s", 9, t_downsample=2, batch=4, epochs=2, steps_per_epoch=4, checkpoint_steps=3, threads=1)
+TINY = Recipe(
+    "p-stmo-s", 9, t_downsample=2, data="cmu-mocap", dropout=0.0, batch=4, epochs=2, steps_per_epoch=4,
+    checkpoint_steps=3, threads=1, augmentation=Augmentation(),
+)  # fmt: skip
+ALONE = World(0, 1, torch.device("cpu"))
 
 
-def trainer(folder, recipe=TINY):
+def tiny_trainer(folder, recipe=TINY, world=ALONE, validate=lambda: 1.0):
     torch.manual_seed(recipe.seed)
-    model = create_model(recipe.model, recipe.frames, dropout=recipe.dropout)
-    return Trainer(recipe, model, MotionWindows(model.lifter.window, recipe.augmentation), folder, lambda model: 1.0)
+    model = create_model(recipe.model, recipe.frames, t_downsample=recipe.t_downsample, dropout=recipe.dropout)
+    windows = MotionWindows(cmu_mocap.takes("train"), model.lifter.window, recipe.augmentation)
+    return Trainer(recipe, recipe.schedule("finetune"), Finetune(model), windows, folder, validate, world)
 
 
 def weights(run):
-    return {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+    return {name: tensor.clone() for name, tensor in run.objective.state_dict().items()}
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize(
     ("stop", "reached"),
     [(3, 3), (5, 3), (6, 6)],  # at a checkpoint; after an epoch's end that no checkpoint has seen; in the next epoch
 )
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, stop, reached):
-    whole = trainer(tmp_path / "whole")
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, stop, reached, dropout):
+    recipe = dataclasses.replace(TINY, dropout=dropout)
+    whole = tiny_trainer(tmp_path / "whole", recipe)
     whole.folder.mkdir()
     whole.run()
 
     (tmp_path / "cut").mkdir()
-    cut = trainer(tmp_path / "cut")
-    cut.report = lambda step, row: (_ for _ in ()).throw(KeyboardInterrupt) if step == stop else None
-    with pytest.raises(KeyboardInterrupt):
+    cut = tiny_trainer(tmp_path / "cut", recipe)
+    cut.report = lambda now: (_ for _ in ()).throw(RuntimeError) if now.step == stop else None
+    with pytest.raises(RuntimeError):
         cut.run()
-    resumed = trainer(tmp_path / "cut")
+    resumed = tiny_trainer(tmp_path / "cut", recipe)
     torch.rand(7)  # what other code drew in between must not matter
     assert resumed.resume() == reached
     resumed.run()
@@ -58,7 +68,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, stop, r
 
 
 def test_only_the_newest_two_checkpoints_are_kept(tmp_path):
-    run = trainer(tmp_path)
+    run = tiny_trainer(tmp_path)
     run.run()
     assert [path.name for path in checkpoints.found(tmp_path)] == [
         "checkpoint-0000006.safetensors",
@@ -66,78 +76,84 @@ def test_only_the_newest_two_checkpoints_are_kept(tmp_path):
     ]
 
 
-def test_another_recipe_does_not_resume(tmp_path):
-    trainer(tmp_path).run()
-    other = trainer(tmp_path, dataclasses.replace(TINY, lr=2e-3))
-    with pytest.raises(CheckpointError, match="other settings"):
+def test_another_recipe_does_not_resume_and_says_what_differs(tmp_path):
+    tiny_trainer(tmp_path).run()
+    other = tiny_trainer(tmp_path, dataclasses.replace(TINY, lr=2e-3))
+    before = [path.read_bytes() for path in checkpoints.found(tmp_path)]
+    with pytest.raises(CheckpointError, match=r"lr \(0\.002, was 0\.001\)"):
         other.resume()
+    assert [path.read_bytes() for path in checkpoints.found(tmp_path)] == before
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(tmp_path):
+    tiny_trainer(tmp_path).run()
+    older, newest = checkpoints.found(tmp_path)
+    newest.write_bytes(newest.read_bytes()[:-100])
+    assert tiny_trainer(tmp_path).resume() == 6
+    older.write_bytes(b"nothing")
+    with pytest.raises(CheckpointError):
+        tiny_trainer(tmp_path).resume()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_stops(tmp_path, number):
+    run = tiny_trainer(tmp_path)
+    run.report = lambda now: os.kill(os.getpid(), number) if now.step == 1 else None
+    with pytest.raises(Stopped, match="--resume") as caught:
+        run.run()
+    assert caught.value.exit_status == 128 + number
+    assert [path.name for path in checkpoints.found(tmp_path)] == ["checkpoint-0000002.safetensors"]
+    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+
+
+def test_the_best_epoch_is_kept(tmp_path):
+    errors = iter([3.0, 5.0])
+    run = tiny_trainer(tmp_path, validate=lambda: next(errors))
+    after_first = {}
+    run.report = lambda now: after_first.update(weights(run)) if now.step == 4 else None
+    run.run()
+    assert run.place.best == 3.0
+    assert not all(torch.equal(after_first[name], tensor) for name, tensor in weights(run).items())
+    run.load_best()
+    assert all(torch.equal(after_first[name], tensor) for name, tensor in weights(run).items())
 
 
 def test_losses_that_are_not_finite_are_skipped_then_stop_the_run(tmp_path):
-    run = trainer(tmp_path)
+    run = tiny_trainer(tmp_path)
     sample = run.windows.sample
     poisoned = []
 
     def poison(frames, rng):
-        keypoints, poses = sample(frames, rng)
+        batch = sample(frames, rng)
         if len(poisoned) < 2:
-            poses[:] = np.nan
+            batch.poses[:] = np.nan
             poisoned.append(1)
-        return keypoints, poses
+        return batch
 
     run.windows.sample = poison
     run.run()
     assert all(torch.isfinite(tensor).all() for tensor in weights(run).values())
+    assert (tmp_path / "skipped.csv").read_text() == "1,1\n1,2\n"
 
     (tmp_path / "bad").mkdir()
-    run = trainer(tmp_path / "bad")
-    run.windows.sample = lambda frames, rng: tuple(array * np.nan for array in sample(frames, rng))
-    before = {name: parameter.clone() for name, parameter in run.model.named_parameters()}
+    run = tiny_trainer(tmp_path / "bad")
+    run.windows.sample = lambda frames, rng: dataclasses.replace(
+        sample(frames, rng), poses=np.full((4, 9, 17, 3), np.nan, np.float32)
+    )
+    before = {name: parameter.clone() for name, parameter in run.objective.named_parameters()}
     with pytest.raises(DataError, match=f"{NAN_LIMIT} times in a row"):
         run.run()
-    assert all(torch.equal(before[name], parameter) for name, parameter in run.model.named_parameters())
-
-
-def test_recipes_survive_json():
-    for recipe in RECIPES.values():
-        assert from_dict(to_dict(recipe)) == recipe
-    with pytest.raises(UsageError, match="did you mean 'cmu-27'"):
-        get_recipe("cmu27")
+    assert all(torch.equal(before[name], parameter) for name, parameter in run.objective.named_parameters())
 
 
 def test_training_learns(tmp_path):
     """Two hundred windows seen again and again: the loss must fall by half."""
     recipe = dataclasses.replace(TINY, epochs=1, steps_per_epoch=40, batch=16, lr=1e-3, dropout=0.0)
-    losses = []
-    run = trainer(tmp_path, recipe)
+    sums = [0.0]
+    run = tiny_trainer(tmp_path, recipe)
     fixed = run.windows.sample(np.arange(0, 3200, 200), np.random.default_rng(0))
     run.windows.sample = lambda frames, rng: fixed
-    step = run._step
-    run._step = lambda epoch, within: losses.append(step(epoch, within)) or losses[-1]
+    run.report = lambda now: sums.append(run.place.loss_sum)
     run.run()
+    losses = np.diff(sums)
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
-
-
-SCRIPT = """
-import dataclasses, sys
-from pathlib import Path
-from pstmo_edge.train import stages
-from pstmo_edge.train.recipes import get_recipe
-recipe = dataclasses.replace(get_recipe("smoke"), batch=4, epochs=1, steps_per_epoch=60, checkpoint_steps=5, threads=1)
-stages.finetune(recipe, Path(sys.argv[1]), resume=True)
-"""
-
-
-def test_a_killed_run_goes_on(tmp_path):
-    """SIGKILL in the middle: the next start goes on from a whole checkpoint and ends with weights that load."""
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
-    child = subprocess.Popen(command)
-    while not checkpoints.found(tmp_path) and child.poll() is None:
-        time.sleep(0.05)
-    os.kill(child.pid, signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
-    assert not (tmp_path / stages.WEIGHTS).exists()
-    subprocess.run(command, check=True)
-    model = load_model("p-stmo-s", 9, tmp_path / stages.WEIGHTS)
-    assert model.lifter.t_downsample == 1
-    assert (tmp_path / stages.WEIGHTS).stat().st_size < 12_000_000

@@ -1,0 +1,34 @@
+"""Processes under torchrun compute what one process does."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def gradients(tmp_path, processes, mode):
+    out = tmp_path / f"{processes}-{mode}.npz"
+    script = [str(HERE / "worker_gradients.py"), str(out), mode]
+    launch = (
+        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
+    )
+    done = subprocess.run([sys.executable, *launch, *script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    with np.load(out) as file:
+        return dict(file)
+
+
+@pytest.mark.parametrize("mode", ["shared", "frozen"])
+def test_two_processes_have_the_gradients_of_one(tmp_path, mode):
+    """BatchNorm's statistics shared, and frozen."""
+    one, two = gradients(tmp_path, 1, mode), gradients(tmp_path, 2, mode)
+    assert one.keys() == two.keys()
+    assert len(one) > 100
+    for name, gradient in one.items():
+        largest = np.abs(gradient).max()
+        assert np.abs(two[name] - gradient).max() <= 1e-5 * max(largest, 1e-2), name
+    assert max(np.abs(gradient).max() for gradient in one.values()) > 1e-3
