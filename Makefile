@@ -29,7 +29,7 @@ $(VENV)/.installed: $(INSTALL_INPUTS)
 	  { echo 'make needs Python 3.11 or newer: make PYTHON=python3.12'; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install -c constraints.txt -e '.[build,openvino,dev]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[build,openvino,data,dev]'
 	@$(BIN)/python -c 'from pstmo_edge.kernels import native; \
 	  print("native library:", native.version() or f"MISSING: {native.why_unavailable()}")'
 	@touch $@

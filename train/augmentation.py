@@ -14,9 +14,9 @@ import numpy as np
 from pstmo_edge.arrays import BoolArray, FloatArray, IntArray
 from pstmo_edge.cameras import Camera, human36m_cameras, project_with, quaternion_matrix
 from pstmo_edge.datasets import cmu_mocap
+from pstmo_edge.datasets.cmu_mocap import Take
 from pstmo_edge.datasets.coco_points import coco_from_human36m
 from pstmo_edge.datasets.detector import DetectorModel
-from pstmo_edge.datasets.takes import Take
 from pstmo_edge.errors import DataError
 from pstmo_edge.skeletons import COCO, HUMAN36M, get_skeleton, mirrored, require_skeleton
 from pstmo_edge.train.batches import Batch

@@ -16,6 +16,7 @@ def draw(log: Path, title: str) -> Path | None:
     """Draw the log of a run beside it; returns the picture's path, or None where matplotlib is not installed."""
     with suppress(ImportError):
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
 
         rows = list(csv.DictReader(log.read_text().splitlines()))
         if not rows:
@@ -33,7 +34,7 @@ def draw(log: Path, title: str) -> Path | None:
             ha="center", color="#0b6e99",
         )  # fmt: skip
         axes.set(xlabel="epoch", ylabel=f"error, {unit}", title=title, ylim=(0, None))
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
         axes.legend(frameon=False)

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from pstmo_edge.arrays import FloatArray
-from pstmo_edge.datasets import cmu_mocap, load_sequences, one_camera_a_take
+from pstmo_edge.datasets import load_sequences, one_camera_a_take
 from pstmo_edge.datasets.sequences import PoseSequence
 from pstmo_edge.errors import CheckpointError, UsageError
 from pstmo_edge.evaluation import evaluate

@@ -23,9 +23,9 @@ def load_sequences(
     """The sequences of one split of a dataset.
 
     `data` is the name of the bundled motion, a folder of Human3.6M (VideoPose3D's layout), of MPI-INF-3DHP (P-STMO's
-    layout) or of BVH files, or an .npz of one's own keypoints (see `keypoint_file`; it is its own training and test split). `keypoints` says whose: "gt" (exact),
-    "detected" (the bundled motion with a detector's errors), or the name of a 2D file ("cpn_ft_h36m_dbb"); `skeleton`
-    names the joint set that they must be of.
+    layout) or of BVH files, or an .npz of one's own keypoints (see `keypoint_file`; it is its own training and test
+    split). `keypoints` says whose: "gt" (exact), "detected" (world motion with a detector's errors), or the name of a
+    2D file ("cpn_ft_h36m_dbb"); `skeleton` names the joint set that they must be of.
     Raises UsageError for an unknown name, DataError for data that cannot be used.
     """
     if split not in SPLITS:

@@ -26,7 +26,8 @@ _SIDE = {
     "Shoulder": ("Arm",), "Elbow": ("ForeArm",), "Wrist": ("Hand",),
 }  # fmt: skip
 NODES = {
-    "Hip": ("Hips",), "Spine": ("Spine",), "Thorax": ("Spine1", "Chest"), "Neck/Nose": ("Neck1", "Neck"), "Head": ("Head",)
+    "Hip": ("Hips",), "Spine": ("Spine",), "Thorax": ("Spine1", "Chest"), "Neck/Nose": ("Neck1", "Neck"),
+    "Head": ("Head",),
 } | {
     letter + joint: tuple(side + name for name in names)
     for letter, side in (("L", "Left"), ("R", "Right"))

@@ -1,7 +1,8 @@
 """COCO's 17 keypoints on a Human3.6M body.
 
-Twelve of them are joints of both sets. A Human3.6M body has no face, so nose, eyes and ears are put on a head of average
-proportions that looks where the shoulders point: an approximation, since heads turn and a detector marks what it sees.
+Twelve of them are joints of both sets. A Human3.6M body has no face, so nose, eyes and ears are put on a head of
+average proportions that looks where the shoulders point: an approximation, since heads turn and a detector marks what
+it sees.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import numpy as np
 from pstmo_edge.arrays import FloatArray
 from pstmo_edge.skeletons import COCO, HUMAN36M
 
-_NAMES = dict(Shoulder="Shoulder", Elbow="Elbow", Wrist="Wrist", Hip="Hip", Knee="Knee", Ankle="Foot")
+_NAMES = {name: name for name in ("Shoulder", "Elbow", "Wrist", "Hip", "Knee")} | {"Ankle": "Foot"}
 _SHARED = [
     (COCO.joints.index(side + theirs), HUMAN36M.joints.index(side + ours))
     for theirs, ours in _NAMES.items()

@@ -112,7 +112,8 @@ class EncoderStack(nn.Module):
     def __init__(self, layers: list[EncoderLayer], channels: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
-        self.norm = LayerNorm(channels)
+        # Without a gradient it must not be waited for where gradients are averaged over processes.
+        self.norm = LayerNorm(channels).requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) to (B, T, C)."""

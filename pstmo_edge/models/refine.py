@@ -44,7 +44,7 @@ class Refine(nn.Module):
         )
 
     def forward(self, pose: Tensor, rebuilt: Tensor) -> Tensor:
-        """A lifted pose and a back-projected one, (B, J, 3) metres, to the refined pose (B, J, 3); z is the lifter's."""
+        """A lifted pose and a back-projected one, (B, J, 3) metres, to the refined one, whose z is the lifter's."""
         share = self.post_refine(torch.cat([pose, rebuilt], dim=-1).flatten(1)).unflatten(1, (-1, 2))  # [B, J, 2]
         mixed = share * pose[..., :2] + (1 - share) * rebuilt[..., :2]
         return torch.cat([mixed, pose[..., 2:]], dim=-1)

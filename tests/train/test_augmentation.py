@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from pstmo_edge.cameras import human36m_cameras, normalise_screen, project
-from pstmo_edge.skeletons import HUMAN36M
 from pstmo_edge.datasets import cmu_mocap
 from pstmo_edge.datasets.coco_points import coco_from_human36m
+from pstmo_edge.skeletons import HUMAN36M
 from pstmo_edge.train.augmentation import MotionWindows, other_bodies, rotation_vectors, turned
 from pstmo_edge.train.recipes import Augmentation
 from pstmo_edge.windows import WindowSpec, window_indices
@@ -43,7 +43,7 @@ def test_without_augmentation_a_window_is_what_a_real_camera_sees():
                 errors.append(error)
                 if error < 1e-4:
                     assert batch.depth[number] == pytest.approx(seen[4, 0, 2], rel=1e-5)
-                    width, height = camera.image_size
+                    width = camera.image_size[0]
                     centre = normalise_screen(np.array(camera.centre), camera.image_size)
                     focal = np.array(camera.focal) / width * 2
                     np.testing.assert_allclose(batch.intrinsics[number], [*focal, *centre], rtol=1e-5)
@@ -133,8 +133,8 @@ def test_lost_joints_stay_where_they_were():
     lossy = make(settings, 27, 2).sample(frames, np.random.default_rng(0)).keypoints
     changed = (lossy != plain).any(-1)  # [B, T, J]
     assert 0.01 < changed.mean() < 0.15
-    for window, frame, joint in np.argwhere(changed[:, 1:]) + [0, 1, 0]:
-        np.testing.assert_array_equal(lossy[window, frame, joint], lossy[window, frame - 1, joint])
+    for window, frame, joint in np.argwhere(changed[:, 1:]):
+        np.testing.assert_array_equal(lossy[window, frame + 1, joint], lossy[window, frame, joint])
 
 
 def test_coco_keypoints_are_those_of_the_same_body():

@@ -2,9 +2,6 @@ import csv
 import dataclasses
 import os
 import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -12,8 +9,8 @@ import torch
 
 from pstmo_edge.datasets import cmu_mocap
 from pstmo_edge.errors import CheckpointError, DataError
-from pstmo_edge.models.zoo import create_model, load_model
-from pstmo_edge.train import checkpoints, stages
+from pstmo_edge.models.zoo import create_model
+from pstmo_edge.train import checkpoints
 from pstmo_edge.train.augmentation import MotionWindows
 from pstmo_edge.train.distributed import World
 from pstmo_edge.train.loop import NAN_LIMIT, Stopped, Trainer
@@ -120,7 +117,7 @@ def test_the_best_epoch_is_kept(tmp_path):
 
 def test_losses_that_are_not_finite_are_skipped_then_stop_the_run(tmp_path):
     run = tiny_trainer(tmp_path)
-    sample = run.windows.sample
+    sample = run.loader.windows.sample
     poisoned = []
 
     def poison(frames, rng):
@@ -130,14 +127,14 @@ def test_losses_that_are_not_finite_are_skipped_then_stop_the_run(tmp_path):
             poisoned.append(1)
         return batch
 
-    run.windows.sample = poison
+    run.loader.windows.sample = poison
     run.run()
     assert all(torch.isfinite(tensor).all() for tensor in weights(run).values())
     assert (tmp_path / "skipped.csv").read_text() == "1,1\n1,2\n"
 
     (tmp_path / "bad").mkdir()
     run = tiny_trainer(tmp_path / "bad")
-    run.windows.sample = lambda frames, rng: dataclasses.replace(
+    run.loader.windows.sample = lambda frames, rng: dataclasses.replace(
         sample(frames, rng), poses=np.full((4, 9, 17, 3), np.nan, np.float32)
     )
     before = {name: parameter.clone() for name, parameter in run.objective.named_parameters()}
@@ -151,8 +148,8 @@ def test_training_learns(tmp_path):
     recipe = dataclasses.replace(TINY, epochs=1, steps_per_epoch=40, batch=16, lr=1e-3, dropout=0.0)
     sums = [0.0]
     run = tiny_trainer(tmp_path, recipe)
-    fixed = run.windows.sample(np.arange(0, 3200, 200), np.random.default_rng(0))
-    run.windows.sample = lambda frames, rng: fixed
+    fixed = run.loader.windows.sample(np.arange(0, 3200, 200), np.random.default_rng(0))
+    run.loader.windows.sample = lambda frames, rng: fixed
     run.report = lambda now: sums.append(run.place.loss_sum)
     run.run()
     losses = np.diff(sums)
