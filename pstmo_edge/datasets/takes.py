@@ -7,6 +7,7 @@ from pathlib import Path
 from pstmo_edge.datasets import cmu_mocap
 from pstmo_edge.datasets.cmu_mocap import Take
 from pstmo_edge.errors import UsageError
+from pstmo_edge.naming import unknown
 
 
 def load_takes(data: str, split: str) -> tuple[Take, ...]:
@@ -19,6 +20,8 @@ def load_takes(data: str, split: str) -> tuple[Take, ...]:
     from pstmo_edge.datasets import bvh
 
     folder = Path(data)
+    if not folder.exists():
+        raise unknown("motion (no folder of that name, and not bundled)", data, (cmu_mocap.NAME,))
     if not bvh.holds_motion(folder):
         raise UsageError(
             f"augmentation works on world motion, and {data} is neither {cmu_mocap.NAME} nor a folder of .bvh files: "

@@ -29,6 +29,6 @@ def test_two_processes_have_the_gradients_of_one(tmp_path, mode):
     assert one.keys() == two.keys()
     assert len(one) > 100
     for name, gradient in one.items():
-        largest = np.abs(gradient).max()
-        assert np.abs(two[name] - gradient).max() <= 1e-5 * max(largest, 1e-2), name
+        # Biases before a BatchNorm have no gradient but rounding: an absolute limit serves them.
+        assert np.abs(two[name] - gradient).max() <= max(1e-5 * np.abs(gradient).max(), 1e-6), name
     assert max(np.abs(gradient).max() for gradient in one.values()) > 1e-3
