@@ -9,7 +9,7 @@ from pstmo_edge.datasets import cmu_mocap
 from pstmo_edge.datasets.sequences import PoseSequence
 from pstmo_edge.errors import DataError, UsageError
 from pstmo_edge.naming import unknown
-from pstmo_edge.skeletons import HUMAN36M
+from pstmo_edge.skeletons import HUMAN36M, MPI_INF_3DHP, get_skeleton
 
 SPLITS = ("train", "test")
 
@@ -30,6 +30,7 @@ def load_sequences(
     """
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
+    get_skeleton(skeleton)
     if str(data) == cmu_mocap.NAME:
         return cmu_mocap.load(split, keypoints, skeleton)
     path = Path(data)
@@ -42,20 +43,29 @@ def load_sequences(
     if path.suffix or os.sep in str(data):
         raise DataError(f"no such file or folder: {data}")
     raise UsageError(
-        f"{data} is neither bundled motion ({cmu_mocap.NAME}) nor a file or folder: give a folder in VideoPose3D's "
-        f"layout or an .npz of keypoints"
+        f"{data} is neither bundled motion ({cmu_mocap.NAME}) nor a file or folder: give a folder of Human3.6M, "
+        f"MPI-INF-3DHP or BVH files, or an .npz of keypoints"
     )
 
 
 def _load_folder(folder: Path, split: str, keypoints: str, skeleton: str) -> tuple[PoseSequence, ...]:
-    """The dataset that a folder holds, told by its files."""
+    """The dataset that a folder holds, told by its files; where it holds two, by the skeleton that is asked for."""
     from pstmo_edge.datasets import bvh, human36m, mpi_inf_3dhp
 
-    if any((folder / name).is_file() for name in mpi_inf_3dhp.FILES.values()):
+    is_human36m = human36m.is_folder(folder)
+    # The published code keeps both datasets in one folder.
+    if (skeleton == MPI_INF_3DHP.name or not is_human36m) and any(
+        (folder / name).is_file() for name in mpi_inf_3dhp.FILES.values()
+    ):
         return mpi_inf_3dhp.load(folder, split, keypoints, skeleton)
+    if is_human36m:
+        return human36m.load(folder, split, keypoints, skeleton)
     if bvh.holds_motion(folder):
         return cmu_mocap.seen(bvh.takes(folder, split), split, keypoints, skeleton)
-    return human36m.load(folder, split, keypoints, skeleton)
+    raise DataError(
+        f"{folder} holds no dataset: it has neither {human36m.POSES} and {human36m.KEYPOINTS.format('*')} (Human3.6M), "
+        f"nor {' or '.join(mpi_inf_3dhp.FILES.values())} (MPI-INF-3DHP), nor any .bvh file"
+    )
 
 
 def one_camera_a_take(sequences: tuple[PoseSequence, ...]) -> tuple[PoseSequence, ...]:

@@ -5,6 +5,7 @@ import pytest
 
 from pstmo_edge.cameras import denormalise_screen, human36m_cameras, project
 from pstmo_edge.datasets import cmu_mocap, load_sequences, one_camera_a_take
+from pstmo_edge.datasets.coco_points import coco_from_human36m
 from pstmo_edge.errors import DataError, UsageError
 from pstmo_edge.skeletons import HUMAN36M
 
@@ -62,6 +63,18 @@ def test_exact_keypoints_are_projections_of_the_poses():
         np.testing.assert_allclose(project(rebuilt, camera), pixels, atol=1e-6)
 
 
+@pytest.mark.parametrize("skeleton", ["human36m-17", "coco-17"])
+def test_root_and_intrinsics_give_the_pixels_of_the_poses_back(skeleton):
+    for sequence in load_sequences(skeleton=skeleton)[:4]:
+        assert (sequence.skeleton, sequence.pose_skeleton) == (skeleton, HUMAN36M.name)
+        points = sequence.poses + sequence.root[:, None]
+        points = coco_from_human36m(points) if skeleton == "coco-17" else points
+        pinhole = points[..., :2] / points[..., 2:] * sequence.intrinsics[:2] + sequence.intrinsics[2:]
+        assert np.median(np.abs(pinhole - sequence.keypoints)) < 0.01  # what is left is the lens's distortion
+        assert np.abs(pinhole - sequence.keypoints).max() < 0.1
+        assert sequence.valid_frames().all()
+
+
 def test_detected_keypoints_err_like_a_detector():
     exact, found = load_sequences(), load_sequences(keypoints="detected")
     error = np.concatenate(
@@ -94,6 +107,8 @@ def test_detected_keypoints_are_the_same_every_time():
         ({"data": "missing/keypoints.npz"}, DataError, "no such file"),
         ({"split": "tset"}, UsageError, "did you mean 'test'"),
         ({"keypoints": "detectd"}, UsageError, "did you mean 'detected'"),
+        ({"skeleton": "coco17"}, UsageError, "did you mean 'coco-17'"),
+        ({"skeleton": "mpi-inf-3dhp-17"}, DataError, "world motion holds human36m-17"),
     ],
 )
 def test_unknown_data_says_what_is_known(arguments, kind, words):
