@@ -293,7 +293,7 @@ def _train(stage: str, recipe: Any, out: Path, initial: str | None, resume: bool
         def progress(now: Any) -> None:
             text = f"epoch {now.epoch}, loss {now.loss:.4f}, {now.error:.1f} {now.unit}"
             bar(f"{text}, {now.windows_per_second:.0f} windows/s", now.step, now.steps)
-            if now.validation is not None and now.is_first:
+            if now.validation is not None:
                 console.stderr.print(f"{text}, held-out {now.validation:.2f} {now.unit}")
 
         hooks = stages.Hooks(progress, transferred, lambda step: console.stderr.print(f"going on from step {step}"))

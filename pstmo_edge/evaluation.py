@@ -55,9 +55,8 @@ def predict_all(
 ) -> FloatArray:
     """The pose of every frame of every sequence, (total frames, 17, 3) metres with the root at the origin.
 
-    The sequences must be of one dataset: the same keypoint and pose skeletons throughout.
-
-    `advance` is told how many windows each batch held.
+    The sequences must be of one dataset: the same keypoint and pose skeletons throughout. `advance` is told how many
+    windows each batch held.
     """
     source = WindowSource([sequence.keypoints for sequence in sequences], spec)
     given, wanted = get_skeleton(sequences[0].skeleton), get_skeleton(sequences[0].pose_skeleton)

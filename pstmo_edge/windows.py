@@ -55,12 +55,12 @@ def extract_windows(sequence: FloatArray, centres: IntArray, spec: WindowSpec) -
 class WindowSource:
     """All windows of many sequences, gathered on demand from one flat array (one window a frame, no copies kept)."""
 
-    def __init__(self, sequences: Sequence[FloatArray], spec: WindowSpec) -> None:
+    def __init__(self, sequences: Sequence[FloatArray], spec: WindowSpec, dtype: type = np.float32) -> None:
         if not sequences:
             raise DataError("no sequences to make windows from")
         lengths = np.array([len(sequence) for sequence in sequences])
         self.spec = spec
-        self.values = np.concatenate([np.asarray(sequence, np.float32) for sequence in sequences])
+        self.values = np.concatenate([np.asarray(sequence, dtype) for sequence in sequences])
         self.ends = np.repeat(np.cumsum(lengths), lengths)
         self.starts = self.ends - np.repeat(lengths, lengths)
 

@@ -21,7 +21,7 @@ from pstmo_edge.errors import DataError
 from pstmo_edge.skeletons import COCO, HUMAN36M, get_skeleton, mirrored, require_skeleton
 from pstmo_edge.train.batches import Batch
 from pstmo_edge.train.recipes import Augmentation
-from pstmo_edge.windows import WindowSpec
+from pstmo_edge.windows import WindowSource, WindowSpec
 
 _NEAREST = 1.0  # metres: a person closer than this is moved back to the middle of the stage
 # A free camera: metres from the person, radians below the horizon, focal lengths in image widths (a phone to a tele).
@@ -82,15 +82,12 @@ class MotionWindows:
             require_skeleton(skeleton, HUMAN36M, "world motion")
         self.spec, self.settings, self.skeleton = spec, settings, get_skeleton(skeleton)
         self.fps = cmu_mocap.FPS
-        lengths = np.array([len(take.positions) for take in takes])
-        self.values = np.concatenate([take.positions for take in takes])
-        self.ends = np.repeat(np.cumsum(lengths), lengths)
-        self.starts = self.ends - np.repeat(lengths, lengths)
+        self.source = WindowSource([take.positions for take in takes], spec, np.float64)
         subjects = cmu_mocap.STAGE_SUBJECTS["train"]
         self.rig = _Cameras.of([camera for subject in subjects for camera in human36m_cameras(subject)])
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.source)
 
     def sample(self, items: IntArray, rng: np.random.Generator) -> Batch:
         """See `batches.Windows`; an item is the window around one frame of the motion."""
@@ -109,14 +106,14 @@ class MotionWindows:
 
     def _played(self, items: IntArray, rng: np.random.Generator) -> FloatArray:
         """World positions (B, T, 17, 3) of the windows, each played at its own speed."""
-        first, last = self.starts[items][:, None], self.ends[items][:, None] - 1
         if not self.settings.speed:
-            return self.values[np.clip(items[:, None] + self.spec.offsets, first, last)]
+            return self.source.gather(items)
+        values, first, last = self.source.values, self.source.starts[items, None], self.source.ends[items, None] - 1
         speed = np.exp(rng.normal(0, self.settings.speed, (len(items), 1)))
         moments = np.clip(items[:, None] + self.spec.offsets * speed, first, last)
         before = moments.astype(np.int64)
         part = (moments - before)[..., None, None]
-        return (1 - part) * self.values[before] + part * self.values[np.minimum(before + 1, last)]
+        return (1 - part) * values[before] + part * values[np.minimum(before + 1, last)]
 
     def _seen(self, world: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, _Cameras]:
         """The batch in the frames of its cameras: the rig's, moved a little, and free ones."""

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.distributed.nn import functional as shared
 
 _PATIENCE = timedelta(hours=2)  # the others wait this long while the first process validates
 
@@ -60,6 +60,24 @@ def joined() -> Iterator[World]:
         dist.destroy_process_group()
 
 
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over all processes; the gradient of each share is the sum of all gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        """(...) to (...)."""
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """(...) to (...)."""
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
 class SharedBatchNorm(nn.BatchNorm1d):
     """BatchNorm over the batches of all processes, on any device (torch's own SyncBatchNorm knows GPUs only).
 
@@ -71,10 +89,10 @@ class SharedBatchNorm(nn.BatchNorm1d):
         if not self.training:
             return super().forward(x)
         count = torch.full((1,), float(len(x)), dtype=x.dtype, device=x.device)
-        sums = shared.all_reduce(torch.cat([x.sum(0), count]))
+        sums = _Sum.apply(torch.cat([x.sum(0), count]))
         total = float(sums[-1].detach())
         mean = sums[:-1] / total
-        variance = shared.all_reduce(((x - mean) ** 2).sum(0)) / total
+        variance = _Sum.apply(((x - mean) ** 2).sum(0)) / total
         with torch.no_grad():
             rate = self.momentum
             self.running_mean.lerp_(mean, rate)

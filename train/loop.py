@@ -57,7 +57,6 @@ class Progress:
     error: float
     unit: str
     windows_per_second: float
-    is_first: bool = True  # of all processes: one of them reports
     validation: float | None = None
 
 
@@ -97,7 +96,7 @@ class Trainer:
         """The objective as it is called: compiled where asked for, its gradients averaged over all processes."""
         module: nn.Module = torch.compile(self.objective) if self.recipe.compile else self.objective
         if self.world.size > 1:
-            module = nn.parallel.DistributedDataParallel(module, broadcast_buffers=False)
+            module = nn.parallel.DistributedDataParallel(module)
         return module
 
     def resume(self) -> int:
@@ -149,7 +148,7 @@ class Trainer:
         loss = self.place.loss_sum / max(1, self.place.loss_count)
         rate = (step - first) * self.recipe.batch / max(seconds, 1e-9)
         error, unit = loss * self.objective.scale, self.objective.unit
-        self.report(Progress(step, self.total_steps, epoch + 1, loss, error, unit, rate, self.world.first, validation))
+        self.report(Progress(step, self.total_steps, epoch + 1, loss, error, unit, rate, validation))
         if stop and step < self.total_steps:
             raise Stopped(stop, step, self.folder)
 

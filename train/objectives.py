@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pstmo_edge.arrays import BoolArray
+from pstmo_edge.arrays import BoolArray, FloatArray
 from pstmo_edge.errors import DataError
 from pstmo_edge.models.p_stmo import PSTMO, PSTMOPretrain
 from pstmo_edge.models.refine import Refine
@@ -69,9 +69,13 @@ class Pretrain(Objective):
         self.models = {"weights": model}
 
     def inputs(self, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, ...]:
-        """Keypoints and the masks, which are the same for the whole batch, as published."""
-        masks = draw_masks(batch.keypoints.shape[1], self.mask_rate, self.masked_joints, rng)
-        return torch.from_numpy(batch.keypoints), *(torch.from_numpy(mask) for mask in masks)
+        """Keypoints and masks."""
+        return self.masked(batch.keypoints, rng)
+
+    def masked(self, keypoints: FloatArray, rng: np.random.Generator) -> tuple[Tensor, ...]:
+        """Keypoints (B, T, 17, 2) with masks drawn for them, the same for the whole batch, as published."""
+        masks = draw_masks(keypoints.shape[1], self.mask_rate, self.masked_joints, rng)
+        return torch.from_numpy(keypoints), *(torch.from_numpy(mask) for mask in masks)
 
     def forward(self, keypoints: Tensor, temporal_mask: Tensor, spatial_mask: Tensor) -> Tensor:
         """(B, T, 17, 2), (T,) and (T, 17) to the loss over all frames, hidden and visible, as published."""

@@ -40,8 +40,8 @@ class Augmentation:
 class Recipe:
     """One run through all stages: model, data, window, masking, optimisation and augmentation.
 
-    Field names without a stage's name are those of Stage II. Source of the published settings: Shan et al. 2022,
-    section 4.2, and the commands that accompany it.
+    Field names without a stage's name are those of Stage II. Source of the published settings: the commands in the
+    README of the published code.
     """
 
     model: str

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pstmo_edge.arrays import FloatArray
+from pstmo_edge.backends.torch import TorchSession
 from pstmo_edge.datasets import load_sequences, one_camera_a_take
 from pstmo_edge.datasets.sequences import PoseSequence
 from pstmo_edge.errors import CheckpointError, UsageError
@@ -30,7 +30,7 @@ from pstmo_edge.train import checkpoints, curve
 from pstmo_edge.train.batches import SequenceWindows, Windows
 from pstmo_edge.train.distributed import World, joined
 from pstmo_edge.train.loop import LOG, Progress, Trainer
-from pstmo_edge.train.objectives import PIXELS, Finetune, Objective, Pretrain, Refinement, draw_masks
+from pstmo_edge.train.objectives import Finetune, Objective, Pretrain, Refinement
 from pstmo_edge.train.recipes import Recipe, to_dict
 from pstmo_edge.windows import WindowSource, WindowSpec
 
@@ -88,6 +88,8 @@ class Run:
         windows = training_windows(recipe, window)
         held_out = one_camera_a_take(load_sequences(recipe.data, "test", recipe.keypoints, recipe.skeleton))
         torch.manual_seed(recipe.seed)
+        if not world.first:
+            self.hooks = Hooks()  # one process reports
         objective, validate = self._objective(windows, held_out)
         trainer = Trainer(
             recipe, recipe.schedule(self.stage), objective, windows, self.folder, validate, world, self.hooks.progress
@@ -96,10 +98,10 @@ class Run:
         if step:
             self.hooks.resumed(step)
         trainer.run()
-        if recipe.keep == "best":
-            trainer.load_best()
         path = self.folder / RUN_WEIGHTS
-        if world.first:
+        if world.first:  # the others might look for the best weights before they are written
+            if recipe.keep == "best":
+                trainer.load_best()
             curve.draw(self.folder / LOG, f"{recipe.model}, {recipe.frames} frames, {self.stage}")
             for name, model in objective.models.items():
                 write_half(self.folder / f"{name}.safetensors", model, recipe)
@@ -119,18 +121,19 @@ class Run:
         recipe = self.recipe
         if self.stage == "pretrain":
             model = self._model(f"{recipe.model}-pretrain", windows)
-            objective: Objective = Pretrain(model, recipe.mask_rate, recipe.masked_joints)
-            return objective, lambda: rebuild_error(model, recipe, windows.spec, held_out)
+            pretrain = Pretrain(model, recipe.mask_rate, recipe.masked_joints)
+            return pretrain, lambda: rebuild_error(pretrain, windows.spec, held_out)
         model = self._model(recipe.model, windows)
-        if self.stage == "finetune":
-            objective, refine = Finetune(model), None
-        else:
-            refine = create_model("refine")
-            objective = Refinement(model, refine)
-        return (
-            objective,
-            lambda: evaluate(predictor(model), held_out, windows.spec, refine=refine and refiner(refine)).mpjpe_mm,
-        )
+        refine = create_model("refine") if self.stage == "refine" else None
+        objective = Finetune(model) if refine is None else Refinement(model, refine)
+
+        def validate() -> float:
+            """MPJPE in millimetres, without mirroring."""
+            return evaluate(
+                TorchSession(model).run, held_out, windows.spec, refine=refiner(refine) if refine else None
+            ).mpjpe_mm
+
+        return objective, validate
 
     def _model(self, name: str, windows: Windows) -> Any:
         recipe = self.recipe
@@ -213,33 +216,17 @@ def transfer(model: nn.Module, state: Mapping[str, np.ndarray], source: str) -> 
     )
 
 
-def predictor(model: nn.Module) -> Callable[[FloatArray], FloatArray]:
-    """A model as `evaluate` takes it, on whatever device it is."""
-    device = next(model.parameters()).device
-
-    def predict(keypoints: FloatArray) -> FloatArray:
-        with torch.inference_mode():
-            poses: FloatArray = model(torch.from_numpy(keypoints).to(device)).float().cpu().numpy()
-        return poses
-
-    return predict
-
-
-def rebuild_error(model: nn.Module, recipe: Recipe, window: WindowSpec, held_out: tuple[PoseSequence, ...]) -> float:
+def rebuild_error(objective: Pretrain, window: WindowSpec, held_out: tuple[PoseSequence, ...]) -> float:
     """Stage I's error on held-out keypoints, with fixed masks: pixels of an image 1000 pixels wide."""
-    device = next(model.parameters()).device
+    device = next(objective.parameters()).device
     source = WindowSource([sequence.keypoints for sequence in held_out], window)
     rng = np.random.default_rng(0)
     total = 0.0
     with torch.inference_mode():
         for frames, windows in source.batches(_VALIDATION_BATCH):
-            masks = draw_masks(window.frames, recipe.mask_rate, recipe.masked_joints, rng)
-            keypoints = torch.from_numpy(windows).to(device)
-            hidden, joints = (torch.from_numpy(mask).to(device) for mask in masks)
-            rebuilt = model(keypoints, hidden, joints)
-            wanted = torch.cat([keypoints[:, ~hidden], keypoints[:, hidden]], dim=1)
-            total += float((rebuilt - wanted).norm(dim=-1).mean()) * len(frames)
-    return total / len(source) * PIXELS
+            inputs = (tensor.to(device) for tensor in objective.masked(windows, rng))
+            total += float(objective(*inputs)) * len(frames)
+    return total / len(source) * objective.scale
 
 
 def write_half(path: Path, model: nn.Module, recipe: Recipe) -> None:

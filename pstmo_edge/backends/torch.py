@@ -15,15 +15,16 @@ ARTIFACT = "weights.safetensors"
 
 
 class TorchSession:
-    """A model in evaluation mode."""
+    """A model in evaluation mode, on whatever device it is."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.model = model
+        self.device = next(model.parameters()).device
 
     def run(self, keypoints: FloatArray) -> FloatArray:
         """See `backends.Session`."""
         with torch.inference_mode():
-            poses: FloatArray = self.model(torch.from_numpy(keypoints)).numpy()
+            poses: FloatArray = self.model(torch.from_numpy(keypoints).to(self.device)).float().cpu().numpy()
         return poses
 
 

