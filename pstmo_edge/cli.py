@@ -47,6 +47,10 @@ Checkpoint = Annotated[
 Step = Annotated[
     int | None, typer.Option(help="Every how many frames the weights were trained on, where the file does not say.")
 ]
+TrainedOn = Annotated[
+    str,
+    typer.Option(help="What published weights were trained on: human36m, mpi-inf-3dhp (millimetres) or in-the-wild."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output folder.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the runtime (its own choice by default).")]
 
@@ -95,6 +99,7 @@ def build(
     frames: Frames = None,
     checkpoint: Checkpoint = None,
     t_downsample: Step = None,
+    trained_on: TrainedOn = "human36m",
     precision: Annotated[str, typer.Option(help="fp32 or int8.")] = "int8",
     backend: Annotated[str, typer.Option(help="onnxruntime, openvino or torch.")] = "onnxruntime",
     calib: Data = "cmu-mocap",
@@ -114,7 +119,7 @@ def build(
 
     options: dict[str, Any] = {"target": target, "max_drop_mm": max_drop_mm, "force": force}
     check_request(precision, backend, out, **options)
-    lifter = pe.load_model(model, frames, checkpoint, t_downsample=t_downsample)
+    lifter = pe.load_model(model, frames, checkpoint, t_downsample=t_downsample, trained_on=trained_on)
     with console.progress_bar() as bar:
         bundle = pe.build(lifter, precision, backend, out=out, data=calib, keypoints=keypoints, progress=bar, **options)
     if as_json:
@@ -131,6 +136,7 @@ def evaluate(
     frames: Frames = None,
     checkpoint: Checkpoint = None,
     t_downsample: Step = None,
+    trained_on: TrainedOn = "human36m",
     refine: Annotated[
         str | None, typer.Option(help="Refine the poses with this module's weights; takes the root's true depth.")
     ] = None,
@@ -162,7 +168,7 @@ def evaluate(
     if model is not None or checkpoint is not None:
         from pstmo_edge.backends.torch import TorchSession
 
-        lifter = pe.load_model(model, frames, checkpoint, t_downsample=t_downsample)
+        lifter = pe.load_model(model, frames, checkpoint, t_downsample=t_downsample, trained_on=trained_on)
         about = lifter.lifter
         predict, window, skeleton = TorchSession(lifter).run, about.window, about.skeleton
         name = f"{about.name}, {about.frames} frames, torch"
@@ -178,9 +184,11 @@ def evaluate(
     with console.progress_bar() as bar:
         advance = console.Counted(bar, f"evaluating {name}", sum(map(len, sequences)))
         if protocol == "3dhp":
+            from pstmo_edge.datasets.mpi_inf_3dhp import activities
             from pstmo_edge.evaluation_3dhp import evaluate_3dhp
 
-            scores = evaluate_3dhp(predict, sequences, window, flip=flip, advance=advance, predictions=predictions)
+            options = {"flip": flip, "advance": advance, "predictions": predictions}
+            scores = evaluate_3dhp(predict, sequences, window, activities=activities(Path(data)), **options)
             result, table = scores.to_dict(), console.table_3dhp(scores)
         else:
             found = pe.evaluate(predict, sequences, window, flip=flip, advance=advance, refine=_refiner(refine))

@@ -74,7 +74,7 @@ class WindowSource:
 
     def gather(self, frames: IntArray) -> FloatArray:
         """The windows (N, frames, J, C) around the flat frame numbers (N,)."""
-        return self.values[self.indices(frames)]
+        return np.take(self.values, self.indices(frames), axis=0)
 
     def batches(self, size: int) -> Iterator[tuple[IntArray, FloatArray]]:
         """(targets, windows) of every frame, `size` windows at a time, in order."""

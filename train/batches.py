@@ -61,9 +61,8 @@ class SequenceWindows:
         self.spec = spec
         self.fps = sequences[0].fps
         self.pose_skeleton = sequences[0].pose_skeleton
-        self.skeletons = get_skeleton(sequences[0].skeleton), get_skeleton(self.pose_skeleton)
-        self.keypoints = WindowSource([sequence.keypoints for sequence in sequences], spec)
-        self.poses = WindowSource([sequence.true_poses() for sequence in sequences], spec)
+        self.keypoints = _with_mirrored([sequence.keypoints for sequence in sequences], sequences[0].skeleton, spec)
+        self.poses = _with_mirrored([sequence.true_poses() for sequence in sequences], self.pose_skeleton, spec)
         self.frames = np.flatnonzero(np.concatenate([sequence.valid_frames() for sequence in sequences]))
         # One row a sequence, and which row a frame belongs to: intrinsics do not change within a view.
         unknown = np.full(4, np.nan)
@@ -79,14 +78,15 @@ class SequenceWindows:
     def sample(self, items: IntArray, rng: np.random.Generator) -> Batch:
         """See `Windows`; odd items are mirrored. Nothing is left to chance."""
         frames, flip = self.frames[items // 2], items % 2 == 1
-        keypoints, poses = self.keypoints.gather(frames), self.poses.gather(frames)
+        rows = frames + flip * len(self.view)
         intrinsics = self.intrinsics[self.view[frames]]
-        keypoints[flip], poses[flip] = (
-            mirrored(keypoints[flip], self.skeletons[0]),
-            mirrored(poses[flip], self.skeletons[1]),
-        )
         intrinsics[flip, 2] *= -1
-        return Batch(keypoints, poses, self.depth[frames], intrinsics)
+        return Batch(self.keypoints.gather(rows), self.poses.gather(rows), self.depth[frames], intrinsics)
+
+
+def _with_mirrored(arrays: list[FloatArray], skeleton: str, spec: WindowSpec) -> WindowSource:
+    """The sequences, and behind them their mirror images: cheaper to keep than to make for every window."""
+    return WindowSource([*arrays, *(mirrored(array, get_skeleton(skeleton)) for array in arrays)], spec)
 
 
 class Loader:

@@ -28,6 +28,7 @@ from pstmo_edge.train import checkpoints
 from pstmo_edge.train.batches import Loader, Windows
 from pstmo_edge.train.checkpoints import Place
 from pstmo_edge.train.distributed import World, share_batch_norm
+from pstmo_edge.train.memory import keep_freed
 from pstmo_edge.train.objectives import Objective
 from pstmo_edge.train.recipes import Recipe, Schedule
 
@@ -81,9 +82,11 @@ class Trainer:
         self.objective = objective.to(world.device)
         if world.size > 1:
             share_batch_norm(objective)
+        if world.device.type == "cpu":
+            keep_freed()
         trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         # As published: Adam with amsgrad, one rate for all.
-        self.optimizer = torch.optim.Adam(trained, lr=schedule.lr, amsgrad=True, foreach=world.device.type == "cuda")
+        self.optimizer = torch.optim.Adam(trained, lr=schedule.lr, amsgrad=True, fused=True)
         threads = _LOADER_THREADS if world.device.type == "cuda" else 0
         self.loader = Loader(windows, recipe.batch, recipe.seed, rank=world.rank, world=world.size, threads=threads)
         self.steps_per_epoch = recipe.steps_per_epoch or self.loader.steps
@@ -138,7 +141,7 @@ class Trainer:
         epoch, within = divmod(self.place.step, self.steps_per_epoch)
         if within == 0:
             self.place = dataclasses.replace(self.place, loss_sum=0.0, loss_count=0)
-        stop = self._step(epoch, within)
+        stop = self.step(epoch, within)
         step, validation = self.place.step, None
         seconds = time.monotonic() - started
         if within + 1 == self.steps_per_epoch:
@@ -152,8 +155,8 @@ class Trainer:
         if stop and step < self.total_steps:
             raise Stopped(stop, step, self.folder)
 
-    def _step(self, epoch: int, within: int) -> int:
-        """One optimiser step; returns the signal that asks the run to stop, or 0."""
+    def step(self, epoch: int, within: int) -> int:
+        """Make the step `within` of an epoch, both counted from 0; returns the signal that asks to stop, or 0."""
         recipe, device = self.recipe, self.world.device
         batch = self.loader.batch(epoch, within, self.steps_per_epoch)
         masks = np.random.default_rng([recipe.seed, epoch, within, _MASKS])

@@ -212,7 +212,7 @@ def transfer(model: nn.Module, state: Mapping[str, np.ndarray], source: str) -> 
         source,
         tuple(fitting),
         tuple(name for name in expected if name not in fitting),
-        tuple(name for name in state if name not in fitting),
+        tuple(sorted(name for name in state if name not in fitting)),  # a file orders them as it likes
     )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from pstmo_edge.errors import CheckpointError, UsageError
 from pstmo_edge.models.checkpoints import fit_state, load_weights, read_checkpoint
 from pstmo_edge.naming import unknown
-from pstmo_edge.skeletons import HUMAN36M, get_skeleton
+from pstmo_edge.skeletons import COCO, HUMAN36M, MPI_INF_3DHP, Skeleton, get_skeleton
 from pstmo_edge.windows import WindowSpec
 
 if TYPE_CHECKING:
@@ -38,9 +38,27 @@ MODELS = {
     "p-stmo-pretrain": Architecture("pretrain", layers=4),
     "refine": Architecture("refine"),
 }
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """What a published weights file does not say: its joints, and what turns its output into metres."""
+
+    skeleton: Skeleton = HUMAN36M
+    pose_skeleton: Skeleton = HUMAN36M
+    metres: float = 1.0
+
+
+TRAINED_ON = {
+    "human36m": TrainedOn(),
+    # The published code for MPI-INF-3DHP trains on millimetres.
+    "mpi-inf-3dhp": TrainedOn(MPI_INF_3DHP, MPI_INF_3DHP, 1e-3),
+    "in-the-wild": TrainedOn(skeleton=COCO),
+}
 FRAMES = (9, 27, 81, 243, 351)
 DEFAULT_MODEL, DEFAULT_FRAMES = "p-stmo-s", 27  # what the box has weights for
 HUMAN36M_FPS = 50.0
+_HEADS = ("fcn.1.", "fcn_1.1.")  # the last layers of a lifter
 RUN_WEIGHTS = "weights.safetensors"  # what every stage of training leaves in its folder
 
 
@@ -124,16 +142,21 @@ def load_model(
     checkpoint: str | os.PathLike[str] | None = None,
     *,
     t_downsample: int | None = None,
+    trained_on: str = "human36m",
 ) -> nn.Module:
     """A model with trained weights, in evaluation mode: `forward` takes (B, T, 17, 2) and returns (B, 17, 3) metres.
 
     `checkpoint` is a published `.pth`, our own `.safetensors`, the folder of a training run, the name of weights in
     the box (`bundled_weights`), or None for the box's weights of that model. Our own files say which model they are
     for; for others `name` and `frames` do (by default p-stmo-s with 27 frames), and `t_downsample` is what they were
-    trained with: by default 2 for 243 frames and 1 otherwise, as published. Raises UsageError for what cannot be
-    asked for, CheckpointError for a file that does not fit.
+    trained with: by default 2 for 243 frames and 1 otherwise, as published. So does `trained_on`, a key of TRAINED_ON:
+    those of MPI-INF-3DHP put out millimetres, which become metres here. Raises UsageError for what cannot be asked for,
+    CheckpointError for a file that does not fit.
     """
+    if trained_on not in TRAINED_ON:
+        raise unknown("dataset that weights were trained on", trained_on, TRAINED_ON)
     state, notes, source = read_weights(checkpoint, name, frames)
+    data = TRAINED_ON["human36m" if notes else trained_on]
     name = name or notes.get("model", DEFAULT_MODEL)
     frames = frames or int(notes.get("frames", DEFAULT_FRAMES))
     model = create_model(
@@ -142,9 +165,11 @@ def load_model(
         t_downsample=t_downsample or int(notes.get("t_downsample", 0)),
         target_index=int(notes["target_index"]) if "target_index" in notes else None,
         frame_rate=float(notes.get("frame_rate", HUMAN36M_FPS)),
-        skeleton=notes.get("skeleton", HUMAN36M.name),
-        pose_skeleton=notes.get("pose_skeleton", HUMAN36M.name),
+        skeleton=notes.get("skeleton", data.skeleton.name),
+        pose_skeleton=notes.get("pose_skeleton", data.pose_skeleton.name),
     )
+    if data.metres != 1:
+        state = {n: a * np.float32(data.metres) if n.startswith(_HEADS) else a for n, a in state.items()}
     put_weights(model, state, str(checkpoint or source), f"{name} with {frames} frames")
     model.lifter = dataclasses.replace(model.lifter, weights=source, weights_sha256=_digest(model))
     return model.eval()

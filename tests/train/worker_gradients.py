@@ -15,7 +15,7 @@ with joined() as world:
     run = tiny_trainer(out.parent, TINY, world)
     if frozen:
         run.objective.eval()
-    run._step(0, 0)
+    run.step(0, 0)
     if world.first:
         names = dict(run.objective.named_parameters())
         np.savez(out, **{name: p.grad.numpy() for name, p in names.items() if p.grad is not None})
