@@ -115,10 +115,10 @@ class PlainStep(nn.Module):
     def _spatial(self, keypoints: Tensor) -> Tensor:
         encoder = self.model.encoder
         x = keypoints.flatten(2).transpose(1, 2)  # [B, 2 J, T]
-        x = encoder.dropout(F.leaky_relu(encoder.bn_1(encoder.fc_1(x)), 0.2))
+        x = encoder.dropout(F.leaky_relu(_batch_norm(encoder.bn_1, encoder.fc_1(x)), 0.2))
         for block in encoder.layers:
-            y = block.dropout(F.leaky_relu(block.batch_norm1(block.w1(x)), 0.2))
-            x = x + block.dropout(F.leaky_relu(block.batch_norm2(block.w2(y)), 0.2))
+            y = block.dropout(F.leaky_relu(_batch_norm(block.batch_norm1, block.w1(x)), 0.2))
+            x = x + block.dropout(F.leaky_relu(_batch_norm(block.batch_norm2, block.w2(y)), 0.2))
         out: Tensor = encoder.fc_2(x)
         return out.transpose(1, 2)
 
@@ -146,7 +146,14 @@ class PlainStep(nn.Module):
         return out
 
     def _head(self, head: Head, x: Tensor) -> Tensor:
-        return nn.Sequential.forward(head, x.transpose(1, 2)).transpose(1, 2).unflatten(-1, head.shape)
+        norm, linear = head
+        out: Tensor = linear(_batch_norm(norm, x.transpose(1, 2)))
+        return out.transpose(1, 2).unflatten(-1, head.shape)
+
+
+def _batch_norm(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
+    """Torch's own, on (B, C, T)."""
+    return nn.BatchNorm1d.forward(norm, x)
 
 
 def _norm(norm: LayerNorm, x: Tensor) -> Tensor:

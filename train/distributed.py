@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from pstmo_edge.models.layers import BatchNorm
+
 _PATIENCE = timedelta(hours=2)  # the others wait this long while the first process validates
 
 
@@ -78,31 +80,27 @@ class _Sum(torch.autograd.Function):
         return total
 
 
-class SharedBatchNorm(nn.BatchNorm1d):
+class SharedBatchNorm(BatchNorm):
     """BatchNorm over the batches of all processes, on any device (torch's own SyncBatchNorm knows GPUs only).
 
     Gradients flow through the shared statistics, so that n processes compute what one would on the whole batch.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C) to (N, C)."""
-        if not self.training:
-            return super().forward(x)
+    def wants_own_sums(self, x: Tensor) -> bool:
+        """Always."""
+        return True
+
+    def statistics(self, x: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Those of all processes."""
         count = torch.full((1,), float(len(x)), dtype=x.dtype, device=x.device)
         sums = _Sum.apply(torch.cat([x.sum(0), count]))
         total = float(sums[-1].detach())
         mean = sums[:-1] / total
-        variance = _Sum.apply(((x - mean) ** 2).sum(0)) / total
-        with torch.no_grad():
-            rate = self.momentum
-            self.running_mean.lerp_(mean, rate)
-            self.running_var.lerp_(variance * (total / (total - 1)), rate)
-            self.num_batches_tracked += 1
-        return (x - mean) * torch.rsqrt(variance + self.eps) * self.weight + self.bias
+        return mean, _Sum.apply(((x - mean) ** 2).sum(0)) / total, total
 
 
 def share_batch_norm(module: nn.Module) -> None:
     """Make every BatchNorm of a model one over all processes."""
     for inner in module.modules():
-        if type(inner) is nn.BatchNorm1d:
+        if type(inner) is BatchNorm:
             inner.__class__ = SharedBatchNorm
