@@ -1,15 +1,20 @@
-"""The README's tables, made from benchmarks/results: `python -m pstmo_edge.benchmarks.readme` from the source tree."""
+"""The tables of the README and of docs/weights.md, made from benchmarks/results.
+
+Run as `python -m pstmo_edge.benchmarks.readme` from the root of the source tree.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from pstmo_edge.benchmarks import accuracy, tables
 from pstmo_edge.benchmarks.report import Report
 from pstmo_edge.files import write_atomic
 
-README = Path("README.md")
+README, CARDS = Path("README.md"), Path("docs/weights.md")
+BOXED = "p-stmo-s-27"
 SPEED = Path("benchmarks/results/bench.json")
 
 
@@ -17,7 +22,21 @@ def rendered(readme: str, root: Path = Path()) -> str:
     """The README with its two tables renewed from the results below `root`."""
     report = Report.from_dict(json.loads((root / SPEED).read_text()))
     readme = _with(readme, "bench", speed_table(report))
-    return _with(readme, "accuracy", accuracy.markdown(json.loads((root / accuracy.RESULTS).read_text())))
+    results = _accuracy(root)
+    return _with(readme, "accuracy", accuracy.markdown(results["weights"][BOXED], results["mean_pose"]))
+
+
+def cards(text: str, root: Path = Path()) -> str:
+    """The cards of the weights in the box with their figures renewed."""
+    results = _accuracy(root)
+    for name, found in results["weights"].items():
+        text = _with(text, name, accuracy.card(found, results["mean_pose"]))
+    return text
+
+
+def _accuracy(root: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((root / accuracy.RESULTS).read_text())
+    return found
 
 
 def speed_table(report: Report) -> str:
@@ -41,8 +60,9 @@ def _with(readme: str, name: str, text: str) -> str:
 
 
 def main() -> None:
-    """Renew the README."""
+    """Renew both."""
     write_atomic(README, rendered(README.read_text()).encode())
+    write_atomic(CARDS, cards(CARDS.read_text()).encode())
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def test_the_road_from_nothing_to_an_engine(tmp_path):
     found = json.loads(command(tmp_path, "eval", "--checkpoint", "run", "--json").stdout)
     assert 100 < found["mpjpe_mm"] < 500  # forty steps: better than nothing, worse than anything of use
     built = json.loads(command(tmp_path, "build", "--checkpoint", "run", "--out", "engine", "--json").stdout)
-    assert built["precision"] == "int8"
+    assert built["precision"]["requested"] == "int8"
     assert (tmp_path / "engine/manifest.json").is_file()
 
 

@@ -19,6 +19,8 @@ TINY = overridden(
     get_recipe("tiny"), ["pretrain_epochs=1", "refine_epochs=1"], epochs=1, steps_per_epoch=4, batch=4, threads=1
 )
 
+KILLS = int(os.environ.get("PSTMO_EDGE_KILLS", "2"))  # 20 of them were run by hand
+
 
 @pytest.fixture(scope="module")
 def held_out(short_sequences):
@@ -164,23 +166,37 @@ def final_weights(out):
     return {**state, **newest}, notes
 
 
-@pytest.mark.parametrize("kills", [3])
-def test_a_run_killed_again_and_again_ends_bit_equal(tmp_path, kills):
-    """SIGKILL at random moments."""
-    command = [sys.executable, "-c", SCRIPT]
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
-    rng = random.Random(7)
-    for _ in range(kills):
-        child = subprocess.Popen([*command, str(tmp_path / "cut")], stdout=subprocess.PIPE)
-        child.stdout.readline()
-        time.sleep(rng.uniform(0.2, 3.0))
+def train_apart(out):
+    """A run in a process of its own, which has just begun its work."""
+    child = subprocess.Popen([sys.executable, "-c", SCRIPT, str(out)], stdout=subprocess.PIPE)
+    child.stdout.readline()
+    child.stdout.close()
+    return child
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The weights of a whole run, and how many seconds it took."""
+    out = tmp_path_factory.mktemp("whole")
+    child, started = train_apart(out), time.monotonic()
+    assert child.wait() == 0
+    return final_weights(out), time.monotonic() - started
+
+
+@pytest.mark.parametrize("number", range(KILLS))
+def test_a_killed_run_ends_bit_equal(tmp_path, uninterrupted, number):
+    """SIGKILL at a random moment, and again at another after it has gone on."""
+    (whole, notes), seconds = uninterrupted
+    moments = random.Random(number)
+    for _ in range(2):
+        child = train_apart(tmp_path)
+        time.sleep(moments.uniform(0, 0.6 * seconds))
         child.send_signal(signal.SIGKILL)
-        child.wait()
-        child.stdout.close()
-    subprocess.run([*command, str(tmp_path / "cut")], check=True, capture_output=True)
-    (one, notes), (other, notes_too) = final_weights(tmp_path / "whole"), final_weights(tmp_path / "cut")
-    assert one.keys() == other.keys()
-    assert all(np.array_equal(one[name], other[name]) for name in one)
+        assert child.wait() == -signal.SIGKILL
+    assert train_apart(tmp_path).wait() == 0
+    found, notes_too = final_weights(tmp_path)
+    assert found.keys() == whole.keys()
+    assert all(np.array_equal(found[name], whole[name]) for name in whole)
     assert notes == notes_too
 
 

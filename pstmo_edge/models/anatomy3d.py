@@ -1,0 +1,179 @@
+"""Anatomy3D: bone directions from the window, bone lengths from many frames of the video, joints from both.
+
+Source: Chen et al., "Anatomy-aware 3D Human Pose Estimation with Bone-based Pose Decomposition", IEEE TCSVT 2021.
+Parameter names are the published ones; of the published parameters, those that only its training losses use
+(`shrink_direct_1`, `shrink_js_*`, `lengthlinear_*`, `directlinear_*` with a number) are kept and not computed with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pstmo_edge.models.layers import BatchNorm, Dropout
+
+BONES = (
+    (16, 15), (15, 14), (13, 12), (12, 11), (10, 9), (9, 8), (8, 7), (8, 11),
+    (8, 14), (7, 0), (3, 2), (2, 1), (6, 5), (5, 4), (1, 0), (4, 0),
+)  # fmt: skip
+_TEMPERATURE = 10.0  # of the attention over frames
+_TAPS = 3
+
+
+@dataclass(frozen=True)
+class Anatomy3DConfig:
+    """What distinguishes one Anatomy3D from another; `frames` is a power of three."""
+
+    frames: int = 243
+    channels: int = 1024
+    joints: int = 17
+    dropout: float = 0.25
+
+    @property
+    def blocks(self) -> int:
+        """Residual blocks of each network: every one of them sees three times as far."""
+        return next(power for power in range(1, 9) if _TAPS ** (power + 1) == self.frames)
+
+
+class Anatomy3D(nn.Module):
+    """Keypoints with visibility scores to poses, root-relative metres."""
+
+    def __init__(self, config: Anatomy3DConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, joints, blocks, bones = config.channels, config.joints, config.blocks, len(BONES)
+
+        def pointwise(inputs: int, outputs: int) -> nn.Conv1d:
+            return nn.Conv1d(inputs, outputs, kernel_size=1)
+
+        def convolutions(inputs: list[int]) -> nn.ModuleList:
+            pairs = [(given, width, kernel) for first in inputs for given, kernel in ((first, _TAPS), (width, 1))]
+            return nn.ModuleList(nn.Conv1d(i, o, kernel_size=k, bias=False) for i, o, k in pairs)
+
+        self.expand_conv = nn.Conv1d(2 * joints, width, kernel_size=_TAPS, bias=False)
+        self.expand_bn = BatchNorm(width)
+        self.expand_convscore = nn.Conv1d(joints, width, kernel_size=_TAPS, bias=False)
+        self.expand_bnscore = BatchNorm(width)
+        self.layers_conv = convolutions([2 * width, *[width] * (blocks - 1)])
+        self.layers_bn = nn.ModuleList(BatchNorm(width) for _ in self.layers_conv)
+        self.layers_conv1 = convolutions([2 * width] * blocks)
+        self.layers_bn1 = nn.ModuleList(BatchNorm(width) for _ in self.layers_conv1)
+        self.layers_convbone = nn.ModuleList(
+            [nn.Linear(2 * joints, width), *(nn.Linear(width, width) for _ in range(2 * blocks)), nn.Linear(width, 51)]
+        )
+        self.layers_bnbone = nn.ModuleList(BatchNorm(width) for _ in range(2 * blocks + 1))
+        self.boneatt = nn.Linear(6 * joints, bones)
+        self.shrink_direct_2 = pointwise(width, 3 * bones)
+        self.lengthlinear = nn.Linear(bones, width)
+        self.directlinear = pointwise(3 * bones, width)
+        self.shrink = pointwise(width, 3 * joints)
+        self.drop = Dropout(config.dropout)
+        shifts = joints * (joints + 1) // 2 - bones
+        for name, layer in {
+            "shrink_direct_1": pointwise(width, 3 * bones),
+            "lengthlinear_1": nn.Linear(bones, width),
+            "lengthlinear_2": nn.Linear(bones, width),
+            "directlinear_1": pointwise(3 * bones, width),
+            "directlinear_2": pointwise(3 * bones, width),
+            "shrink_js_1": pointwise(width, 3 * shifts),
+            "shrink_js_2": pointwise(width, 3 * shifts),
+        }.items():
+            self.add_module(name, layer.requires_grad_(False))
+
+    def forward(self, keypoints: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """(B, T, 17, 3) to (B, 17, 3); bone lengths (B, 16) are the window's own unless given."""
+        if lengths is None:
+            lengths = self.bone_lengths(keypoints)
+        return self._joints(self._directions(keypoints, strided=True), lengths).squeeze(1)
+
+    def forward_sequence(self, keypoints: Tensor) -> Tensor:
+        """(B, L, 17, 3) to (B, L - T + 1, 17, 3), with bone lengths from all frames that have a pose, as published."""
+        reach = self.config.frames // 2
+        lengths = self.bone_lengths(keypoints[:, reach : keypoints.shape[1] - reach])
+        return self._joints(self._directions(keypoints, strided=False), lengths)
+
+    def bone_lengths(self, keypoints: Tensor) -> Tensor:
+        """(B, L, 17, 3) to (B, 16) metres: each frame gives its lengths, attention weighs the frames."""
+        batch, frames = keypoints.shape[:2]
+        x = keypoints[..., :2].reshape(batch * frames, -1)
+        x = self.drop(F.relu(self.layers_bnbone[0](self.layers_convbone[0](x))))
+        for number in range(1, 2 * self.config.blocks, 2):
+            y = self.drop(F.relu(self.layers_bnbone[number](self.layers_convbone[number](x))))
+            x = x + self.drop(F.relu(self.layers_bnbone[number + 1](self.layers_convbone[number + 1](y))))
+        joints = self.layers_convbone[-1](x)  # [B L, 51]
+        attention = self.boneatt(torch.cat([joints, joints.abs()], dim=-1)) * _TEMPERATURE
+        points = joints.unflatten(-1, (self.config.joints, 3))
+        ends, starts = zip(*BONES, strict=True)
+        lengths = (points[:, list(ends)] - points[:, list(starts)]).norm(dim=-1)
+        weights = attention.unflatten(0, (batch, frames)).softmax(dim=1)
+        return (lengths.unflatten(0, (batch, frames)) * weights).sum(1)
+
+    def _directions(self, keypoints: Tensor, *, strided: bool) -> Tensor:
+        """(B, L, 17, 3) to directions of unit length (B, N, 48), N poses."""
+        levels = self._bottom(keypoints, strided=strided)
+        directions = self.shrink_direct_2(self._top(levels, strided=strided)).transpose(1, 2)
+        bones = directions.unflatten(-1, (len(BONES), 3))
+        return (bones / bones.norm(dim=-1, keepdim=True)).flatten(-2)
+
+    def _bottom(self, keypoints: Tensor, *, strided: bool) -> list[Tensor]:
+        """The first network: what it makes at every level, (B, C, frames of that level)."""
+        x = keypoints[..., :2].flatten(2).transpose(1, 2)
+        score = keypoints[..., 2].transpose(1, 2)
+        x = self._step(self._taps(self.expand_conv, x, 1, strided), self.expand_bn)
+        score = self._step(self._taps(self.expand_convscore, score, 1, strided), self.expand_bnscore)
+        levels, reach = [x], _TAPS
+        x = torch.cat([x, score * x], dim=1)
+        for number in range(self.config.blocks):
+            conv, point = self.layers_conv[2 * number : 2 * number + 2]
+            residual = _middle(levels[-1], reach, strided)
+            x = self._step(self._taps(conv, x, reach, strided), self.layers_bn[2 * number])
+            x = residual + self._step(point(x), self.layers_bn[2 * number + 1])
+            levels.append(x)
+            reach *= _TAPS
+        return levels
+
+    def _top(self, levels: list[Tensor], *, strided: bool) -> Tensor:
+        """The second network, which sees the first one's result beside every level: (B, C, N).
+
+        Over a sequence each pose has positions of its own, (B N, C, positions), but what a convolution makes of the
+        levels is made once a frame and shared by all poses.
+        """
+        width, poses = self.config.channels, levels[-1].shape[-1]
+        x = levels[-1].transpose(1, 2).flatten(0, 1)[..., None]  # [B N, C, 1]: one pose a row
+        x = x.expand(-1, -1, self.config.frames // _TAPS)
+        reach = _TAPS
+        for number in range(self.config.blocks):
+            conv, point = self.layers_conv1[2 * number : 2 * number + 2]
+            own, level = conv.weight.split(width, dim=1)
+            shared = self._taps(level, levels[number], reach, strided)  # [B, C, frames of that level]
+            reach *= _TAPS
+            positions = x.shape[-1] // _TAPS
+            if not strided:
+                places = torch.arange(poses)[:, None] + torch.arange(positions) * reach
+                shared = shared[..., places].transpose(1, 2).flatten(0, 1)  # [B N, C, positions]
+            y = self._step(F.conv1d(x, own, stride=_TAPS) + shared, self.layers_bn1[2 * number])
+            x = x[..., 1::_TAPS] + self._step(point(y), self.layers_bn1[2 * number + 1])
+        return x.squeeze(-1).unflatten(0, (-1, poses)).transpose(1, 2)
+
+    def _joints(self, directions: Tensor, lengths: Tensor) -> Tensor:
+        """Directions (B, N, 48) and lengths (B, 16) to joints (B, N, 17, 3)."""
+        towards = F.linear(directions, self.directlinear.weight.squeeze(-1), self.directlinear.bias)
+        x = towards * self.lengthlinear(lengths)[:, None]
+        out = F.linear(x, self.shrink.weight.squeeze(-1), self.shrink.bias)
+        return out.unflatten(-1, (self.config.joints, 3))
+
+    def _taps(self, conv: nn.Conv1d | Tensor, x: Tensor, reach: int, strided: bool) -> Tensor:
+        """A convolution over three frames `reach` apart: every frame's, or of a single window the used ones'."""
+        weight = conv if isinstance(conv, Tensor) else conv.weight
+        return F.conv1d(x, weight, stride=_TAPS) if strided else F.conv1d(x, weight, dilation=reach)
+
+    def _step(self, x: Tensor, norm: nn.BatchNorm1d) -> Tensor:
+        rows = norm(x.transpose(1, 2).flatten(0, 1))
+        return self.drop(F.relu(rows)).unflatten(0, (len(x), -1)).transpose(1, 2)
+
+
+def _middle(x: Tensor, reach: int, strided: bool) -> Tensor:
+    return x[..., 1::_TAPS] if strided else x[..., reach : x.shape[-1] - reach]
