@@ -28,7 +28,7 @@ class CheckError(PstmoEdgeError):
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Windows (N, T, 17, 2) spread evenly over held-out motion, and what is true of their target frames.
+    """Windows (N, T, 17, C) spread evenly over held-out motion, and what is true of their target frames.
 
     `keypoints` (N, 17, 2) and `poses` (N, 17, 3) are those of the target frames, `names` tells where each was seen.
     """
@@ -48,14 +48,14 @@ class HeldOut:
 
 def held_out(sequences: Sequence[PoseSequence], spec: WindowSpec, count: int) -> HeldOut:
     """At most `count` windows, evenly spread over all frames of `sequences`; raises DataError without true poses."""
-    source = WindowSource([sequence.keypoints for sequence in sequences], spec)
+    source = WindowSource([sequence.inputs(spec.channels) for sequence in sequences], spec)
     poses = np.concatenate([sequence.true_poses() for sequence in sequences])
     owners = np.repeat(np.arange(len(sequences)), [len(sequence) for sequence in sequences])
     frames = np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(np.int64))
     windows = np.ascontiguousarray(source.gather(frames))
     return HeldOut(
         windows=windows,
-        keypoints=windows[:, spec.target],
+        keypoints=windows[:, spec.target, :, :2],
         poses=poses[frames],
         names=tuple(sequences[owner].name for owner in owners[frames]),
         actions=tuple(metrics.action_of(sequences[owner].action) for owner in owners[frames]),

@@ -19,7 +19,7 @@ DEFAULT_WINDOWS = 256
 def calibration_windows(
     sequences: Sequence[PoseSequence], spec: WindowSpec, count: int = DEFAULT_WINDOWS
 ) -> FloatArray:
-    """`count` windows (N, T, 17, 2): the same number from every action, at even distances in its takes.
+    """`count` windows (N, T, 17, C): the same number from every action, at even distances in its takes.
 
     Raises DataError where there are no sequences or their keypoints cannot be used.
     """
@@ -44,7 +44,9 @@ def _spread(group: Sequence[PoseSequence], spec: WindowSpec, count: int) -> Floa
     positions = ((np.arange(count) + 0.5) * ends[-1] / count).astype(int)
     owners = np.searchsorted(ends, positions, side="right")
     windows = [
-        extract_windows(group[owner].keypoints, np.array([position - (ends[owner] - len(group[owner]))]), spec)
+        extract_windows(
+            group[owner].inputs(spec.channels), np.array([position - (ends[owner] - len(group[owner]))]), spec
+        )
         for owner, position in zip(owners, positions, strict=True)
     ]
     return np.concatenate(windows)

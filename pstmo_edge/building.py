@@ -30,6 +30,7 @@ from pstmo_edge.datasets import cmu_mocap, load_sequences, one_camera_a_take
 from pstmo_edge.datasets.sequences import PoseSequence, check_skeleton
 from pstmo_edge.errors import AccuracyError, BackendError, DataError, UsageError
 from pstmo_edge.evaluation import Evaluation, Predict, evaluate
+from pstmo_edge.models.zoo import MODELS
 from pstmo_edge.skeletons import get_skeleton
 from pstmo_edge.targets import Target, resolve_target, runs_here
 from pstmo_edge.windows import WindowSpec
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
     from pstmo_edge.builders import Builder, Built, Source
 
 DEFAULT_MAX_DROP_MM = 1.0
-# What enters and what leaves the network: under 1 % of the work, and nearly all of the error that INT8 makes.
-ENDS = ("encoder.fc_1", "fcn.1")
 
 # Told what is being done: a sentence, and how many steps it has (0: unknown) or has taken.
 Progress = Callable[[str, int, int], None]
@@ -222,7 +221,8 @@ class _Build:
     def _quantize(self, builder: Builder, windows: FloatArray) -> tuple[Built, Evaluation, tuple[str, ...]]:
         """INT8, with as many of the most sensitive layers in float as the limit on the error asks for."""
         source, target = self.prepared.source, self.request.target
-        keep_float = list(ENDS)
+        ends = MODELS[self.model.lifter.name].ends
+        keep_float = list(ends)
         waiting: list[str] | None = None
         while True:
             self.tell(f"calibrating on {len(windows)} windows, {len(keep_float)} layers stay in float", 0, 0)
@@ -235,7 +235,7 @@ class _Build:
             if not waiting:
                 self._check_drop(after)
             # Doubling keeps the number of attempts at the logarithm of the number of layers.
-            count = max(1, len(keep_float) - len(ENDS))
+            count = max(1, len(keep_float) - len(ends))
             keep_float, waiting = keep_float + waiting[:count], waiting[count:]
 
     def _ranked(self, windows: FloatArray, known: Sequence[str]) -> list[str]:
@@ -281,6 +281,7 @@ class _Build:
             input=InputSpec(
                 skeleton=lifter.skeleton,
                 joints=get_skeleton(lifter.skeleton).joints,
+                channels=lifter.channels,
                 frames=lifter.frames,
                 t_downsample=lifter.t_downsample,
                 frame_rate=lifter.frame_rate,

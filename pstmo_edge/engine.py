@@ -41,7 +41,7 @@ class Engine:
     def spec(self) -> WindowSpec:
         """The window it reads."""
         given = self.manifest.input
-        return WindowSpec(given.frames, given.t_downsample, given.target_index)
+        return WindowSpec(given.frames, given.t_downsample, given.target_index, len(given.channels))
 
     def infer(self, keypoints: FloatArray) -> FloatArray:
         """Poses (B, 17, 3) in metres of windows (B, T, 17, 2) of normalised keypoints.

@@ -58,7 +58,7 @@ def predict_all(
     The sequences must be of one dataset: the same keypoint and pose skeletons throughout. `advance` is told how many
     windows each batch held.
     """
-    source = WindowSource([sequence.keypoints for sequence in sequences], spec)
+    source = WindowSource([sequence.inputs(spec.channels) for sequence in sequences], spec)
     given, wanted = get_skeleton(sequences[0].skeleton), get_skeleton(sequences[0].pose_skeleton)
     poses = np.empty((len(source), wanted.num_joints, 3), np.float32)
     for frames, windows in source.batches(batch):

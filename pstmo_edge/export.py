@@ -17,7 +17,7 @@ from pstmo_edge.backends.onnxruntime import OnnxRuntimeSession
 from pstmo_edge.errors import UsageError
 from pstmo_edge.graph import name_layers
 from pstmo_edge.models.fused import fuse
-from pstmo_edge.models.p_stmo import PSTMO
+from pstmo_edge.models.zoo import MODELS
 
 OPSET = 20
 TOLERANCE = 1e-4  # of the largest output
@@ -29,19 +29,19 @@ class ParityError(AssertionError):
     """An exported graph that computes something else than its model: a defect of the exporter, not of the user."""
 
 
-def exportable(model: nn.Module) -> PSTMO:
+def exportable(model: nn.Module) -> nn.Module:
     """The fused copy that is exported; raises UsageError for a model that lifts no poses."""
-    if not isinstance(model, PSTMO):
+    if MODELS[model.lifter.name].kind != "lifter":
         raise UsageError(f"{model.lifter.name} lifts no poses by itself: build p-stmo-s or p-stmo")
     return fuse(model)
 
 
-def export_onnx(model: PSTMO) -> onnx.ModelProto:
-    """The ONNX graph of a fused model: `keypoints` (batch, T, 17, 2) to `pose` (batch, 17, 3), batch dynamic.
+def export_onnx(model: nn.Module) -> onnx.ModelProto:
+    """The ONNX graph of a fused model: `keypoints` (batch, T, 17, C) to `pose` (batch, 17, 3), batch dynamic.
 
     Checked against the model at batch 1, 2 and 7; raises ParityError.
     """
-    example = torch.zeros(2, model.config.frames, model.config.joints, 2)
+    example = torch.from_numpy(random_keypoints(2, model.config.frames, len(model.lifter.channels)))
     with _quiet():
         program = torch.onnx.export(
             model,
@@ -80,7 +80,7 @@ def check_parity(model: nn.Module, graph: onnx.ModelProto) -> float:
     session = OnnxRuntimeSession(graph.SerializeToString())
     worst = 0.0
     for batch in PARITY_BATCHES:
-        keypoints = random_keypoints(batch, model.config.frames)
+        keypoints = random_keypoints(batch, model.config.frames, len(model.lifter.channels))
         with torch.inference_mode():
             expected = model(torch.from_numpy(keypoints)).numpy()
         worst = max(worst, relative_difference(session.run(keypoints), expected))
@@ -94,11 +94,14 @@ def relative_difference(found: FloatArray, expected: FloatArray) -> float:
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
-def random_keypoints(batch: int, frames: int) -> FloatArray:
-    """Smooth, seeded keypoints (batch, frames, 17, 2) in the range of real ones."""
+def random_keypoints(batch: int, frames: int, channels: int = 2) -> FloatArray:
+    """Smooth, seeded keypoints (batch, frames, 17, channels) in the range of real ones, the third their visibility."""
     rng = np.random.default_rng(batch)
     walk = rng.normal(0, 0.02, (batch, frames, 17, 2)).cumsum(1)
-    return (rng.normal(0, 0.3, (batch, 1, 17, 2)) + walk).astype(np.float32)
+    points = rng.normal(0, 0.3, (batch, 1, 17, 2)) + walk
+    if channels == 3:
+        points = np.concatenate([points, rng.uniform(0, 1, (batch, frames, 17, 1))], axis=-1)
+    return points.astype(np.float32)
 
 
 @contextlib.contextmanager

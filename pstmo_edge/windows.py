@@ -15,12 +15,14 @@ from pstmo_edge.errors import DataError
 class WindowSpec:
     """Which frames a window holds: `frames` of them, `t_downsample` apart, around (or up to) its target frame.
 
-    `target_index` is the window position whose pose is predicted; None means the centre, as published.
+    `target_index` is the window position whose pose is predicted; None means the centre, as published. `channels` of
+    each keypoint are 2, x and y, or 3 with its visibility.
     """
 
     frames: int
     t_downsample: int = 1
     target_index: int | None = None
+    channels: int = 2
 
     def __post_init__(self) -> None:
         """Refuse windows that hold nothing."""

@@ -8,6 +8,7 @@ from pstmo_edge import building
 from pstmo_edge.bundle import open_bundle
 from pstmo_edge.calib.windows import calibration_windows
 from pstmo_edge.errors import AccuracyError, BackendError, DataError, UsageError
+from pstmo_edge.models.zoo import MODELS
 from pstmo_edge.windows import extract_windows
 
 
@@ -37,7 +38,7 @@ def test_every_backend_builds_and_opens(backend, precision, small_model, small_p
     assert manifest.accuracy.before.mpjpe_mm == pytest.approx(small_prepared.before.mpjpe_mm)
     if precision == "int8":
         assert manifest.precision.int8_share >= 0.8
-        assert set(building.ENDS) <= set(manifest.precision.left_in_float)
+        assert set(MODELS["p-stmo-s"].ends) <= set(manifest.precision.left_in_float)
         assert manifest.calibration.windows == 256
     else:
         assert manifest.precision.int8_share == 0
@@ -63,7 +64,7 @@ def test_too_large_a_drop_is_mended_by_leaving_the_worst_layers_in_float(
 
     monkeypatch.setattr(building, "_measured", costly)
     bundle = pe.build(small_model, "int8", calibration=short_sequences, out=tmp_path / "e", prepared=small_prepared)
-    assert bundle.manifest.precision.left_in_float == (*building.ENDS, ranked[0], ranked[1])
+    assert bundle.manifest.precision.left_in_float == (*MODELS["p-stmo-s"].ends, ranked[0], ranked[1])
     precisions = {layer.name: layer.precision for layer in bundle.manifest.precision.layers}
     assert precisions[ranked[0]] == precisions[ranked[1]] == "fp32"
     assert precisions[ranked[2]] == "int8"

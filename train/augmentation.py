@@ -95,11 +95,14 @@ class MotionWindows:
         world = turned(world, self.settings, rng)
         seen, cameras = self._seen(world, rng)
         points = coco_from_human36m(seen) if self.skeleton is COCO else seen
-        pixels = self._lost(self._detected(_project(points, cameras), rng), rng)
+        pixels, visible = self._detected(_project(points, cameras), rng)
+        pixels, visible = self._lost(pixels, visible, rng)
         size = cameras.size[:, None, None]
         keypoints = pixels / size[..., :1] * 2 - size / size[..., :1]
         poses, depth, intrinsics = seen - seen[:, :, :1], seen[:, self.spec.target, 0, 2], cameras.normalised()
         flip = rng.random(len(items)) < self.settings.mirror
+        if self.spec.channels == 3:
+            keypoints = np.concatenate([keypoints, visible[..., None]], axis=-1)
         keypoints[flip], poses[flip] = mirrored(keypoints[flip], self.skeleton), mirrored(poses[flip])
         intrinsics[flip, 2] *= -1
         return Batch(*(array.astype(np.float32) for array in (keypoints, poses, depth, intrinsics)))
@@ -134,19 +137,21 @@ class MotionWindows:
         seen[..., 2] += np.maximum(_NEAREST / 2 - seen[..., 2].min((1, 2)), 0)[:, None, None]
         return seen, cameras
 
-    def _detected(self, pixels: FloatArray, rng: np.random.Generator) -> FloatArray:
+    def _detected(self, pixels: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+        """What a detector makes of some of the windows, and its confidence (B, T, 17)."""
+        visible = np.ones(pixels.shape[:3])
         chosen = rng.random(len(pixels)) < self.settings.detector
         exact = pixels[chosen]
         if len(exact):
             fps = self.fps / self.spec.t_downsample
-            found, _ = DetectorModel().apply(exact, rng, fps=fps, skeleton=self.skeleton)
+            found, visible[chosen] = DetectorModel().apply(exact, rng, fps=fps, skeleton=self.skeleton)
             pixels[chosen] = exact + (found - exact) * rng.uniform(0, 1.5, (len(exact), 1, 1, 1))
-        return pixels
+        return pixels, visible
 
-    def _lost(self, pixels: FloatArray, rng: np.random.Generator) -> FloatArray:
-        """Some joints of some windows stay for a while where they were last seen."""
+    def _lost(self, pixels: FloatArray, visible: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+        """Some joints of some windows stay for a while where they were last seen, and are said to be invisible."""
         if not self.settings.missing:
-            return pixels
+            return pixels, visible
         count, frames, joints = pixels.shape[:3]
         lost = (rng.random((count, 1)) < self.settings.missing) & (rng.random((count, joints)) < _LOST_JOINT)
         start = rng.integers(frames, size=(count, joints))
@@ -154,7 +159,7 @@ class MotionWindows:
         time = np.arange(frames)[:, None]
         held = lost[:, None] & (time >= start[:, None]) & (time < end[:, None])  # [B, T, J]
         source = np.where(held, np.maximum(start - 1, 0)[:, None], time)
-        return np.take_along_axis(pixels, source[..., None], axis=1)
+        return np.take_along_axis(pixels, source[..., None], axis=1), np.where(held, 0, visible)
 
 
 def _project(seen: FloatArray, cameras: _Cameras) -> FloatArray:

@@ -26,8 +26,9 @@ SHARD = 32  # windows that share one random generator: a process makes only the 
 class Batch:
     """B windows of T frames, float32.
 
-    `keypoints` (B, T, 17, 2) normalised, `poses` (B, T, 17, 3) root-relative metres, `depth` (B,) of the root joint
-    at the target frame in metres and `intrinsics` (B, 4) as in `PoseSequence`; both are NaN where the data lacks them.
+    `keypoints` (B, T, 17, C) normalised, with their visibility where the model reads it, `poses` (B, T, 17, 3)
+    root-relative metres, `depth` (B,) of the root joint at the target frame in metres and `intrinsics` (B, 4) as in
+    `PoseSequence`; both are NaN where the data lacks them.
     """
 
     keypoints: FloatArray
@@ -61,7 +62,9 @@ class SequenceWindows:
         self.spec = spec
         self.fps = sequences[0].fps
         self.pose_skeleton = sequences[0].pose_skeleton
-        self.keypoints = _with_mirrored([sequence.keypoints for sequence in sequences], sequences[0].skeleton, spec)
+        self.keypoints = _with_mirrored(
+            [sequence.inputs(spec.channels) for sequence in sequences], sequences[0].skeleton, spec
+        )
         self.poses = _with_mirrored([sequence.true_poses() for sequence in sequences], self.pose_skeleton, spec)
         self.frames = np.flatnonzero(np.concatenate([sequence.valid_frames() for sequence in sequences]))
         # One row a sequence, and which row a frame belongs to: intrinsics do not change within a view.

@@ -37,13 +37,14 @@ class Objective(nn.Module):
 
 
 class Finetune(Objective):
-    """Stage II: the pose of the target frame and the poses of all frames."""
+    """Stage II: the pose of the target frame and, of models with a head for them, the poses of all frames."""
 
-    unit, scale = "mm", MM / 2
+    unit = "mm"
 
-    def __init__(self, lifter: PSTMO) -> None:
+    def __init__(self, lifter: PSTMO | nn.Module) -> None:
         super().__init__()
         self.lifter = lifter
+        self.scale = MM / 2 if isinstance(lifter, PSTMO) else MM
         self.target: int = lifter.lifter.window.target
         self.models = {"weights": lifter}
 
@@ -53,6 +54,8 @@ class Finetune(Objective):
 
     def forward(self, keypoints: Tensor, poses: Tensor) -> Tensor:
         """(B, T, 17, 2) and (B, T, 17, 3) to the loss."""
+        if not isinstance(self.lifter, PSTMO):
+            return joint_distance(self.lifter(keypoints), poses[:, self.target])
         one, every = self.lifter.forward_both(keypoints)
         return joint_distance(every, poses) + joint_distance(one, poses[:, self.target])
 

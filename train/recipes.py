@@ -130,7 +130,7 @@ _CMU_27 = Recipe(
     lr_decay=0.84, epochs=26, restart_epoch=16, restart_lr=3.5e-4, restart_decay=0.72, refine_epochs=2,
     augmentation=Augmentation(),
 )  # fmt: skip
-_SHORT = dataclasses.replace(_CMU_27, lr=8e-4, lr_decay=0.73, epochs=12, restart_epoch=0)
+_SHORT = dataclasses.replace(_CMU_27, lr=8e-4, lr_decay=0.6, epochs=8, restart_epoch=0)
 _WILD = Augmentation(camera_tilt=0.05, focal=0.1, free_camera=0.5, speed=0.1, detector=0.7, missing=0.2)
 
 # fmt: off
@@ -145,7 +145,7 @@ RECIPES = {
                             mask_rate=0.8, masked_joints=2, lr=7e-4),
     # The weights in the box, on two CPU cores. Dropout is off because no window is ever seen twice.
     "cmu-27": _CMU_27,
-    # The other two start from those (--from p-stmo-s-27) and train half as long.
+    # The other two start from those (--from p-stmo-s-27) and train a third as long.
     "cmu-27-causal": dataclasses.replace(_SHORT, lookahead=0),
     "cmu-27-coco": dataclasses.replace(_SHORT, skeleton=COCO.name, augmentation=_WILD),
     # The full-sized models on the bundled motion, where a GPU is to hand.

@@ -46,6 +46,16 @@ class PoseSequence:
     def __len__(self) -> int:
         return len(self.keypoints)
 
+    def inputs(self, channels: int = 2) -> FloatArray:
+        """What a model reads of every frame: the keypoints (L, 17, 2), or with their visibility (L, 17, 3).
+
+        Visibility is the detector's confidence, and 1 where there is none.
+        """
+        if channels == 2:
+            return self.keypoints
+        visible = np.ones(self.keypoints.shape[:2], np.float32) if self.confidence is None else self.confidence
+        return np.concatenate([self.keypoints, visible[..., None]], axis=-1)
+
     def true_poses(self) -> FloatArray:
         """The 3D poses; raises DataError where there are none."""
         if self.poses is None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pstmo_edge.models.layers import BatchNorm, Dropout
+from pstmo_edge.models.layers import BatchNorm, Dropout, by_row, over_time, pointwise
 
 BONES = (
     (16, 15), (15, 14), (13, 12), (12, 11), (10, 9), (9, 8), (8, 7), (8, 11),
@@ -46,9 +46,6 @@ class Anatomy3D(nn.Module):
         self.config = config
         width, joints, blocks, bones = config.channels, config.joints, config.blocks, len(BONES)
 
-        def pointwise(inputs: int, outputs: int) -> nn.Conv1d:
-            return nn.Conv1d(inputs, outputs, kernel_size=1)
-
         def convolutions(inputs: list[int]) -> nn.ModuleList:
             pairs = [(given, width, kernel) for first in inputs for given, kernel in ((first, _TAPS), (width, 1))]
             return nn.ModuleList(nn.Conv1d(i, o, kernel_size=k, bias=False) for i, o, k in pairs)
@@ -66,20 +63,20 @@ class Anatomy3D(nn.Module):
         )
         self.layers_bnbone = nn.ModuleList(BatchNorm(width) for _ in range(2 * blocks + 1))
         self.boneatt = nn.Linear(6 * joints, bones)
-        self.shrink_direct_2 = pointwise(width, 3 * bones)
+        self.shrink_direct_2 = nn.Conv1d(width, 3 * bones, kernel_size=1)
         self.lengthlinear = nn.Linear(bones, width)
-        self.directlinear = pointwise(3 * bones, width)
-        self.shrink = pointwise(width, 3 * joints)
+        self.directlinear = nn.Conv1d(3 * bones, width, kernel_size=1)
+        self.shrink = nn.Conv1d(width, 3 * joints, kernel_size=1)
         self.drop = Dropout(config.dropout)
         shifts = joints * (joints + 1) // 2 - bones
         for name, layer in {
-            "shrink_direct_1": pointwise(width, 3 * bones),
+            "shrink_direct_1": nn.Conv1d(width, 3 * bones, kernel_size=1),
             "lengthlinear_1": nn.Linear(bones, width),
             "lengthlinear_2": nn.Linear(bones, width),
-            "directlinear_1": pointwise(3 * bones, width),
-            "directlinear_2": pointwise(3 * bones, width),
-            "shrink_js_1": pointwise(width, 3 * shifts),
-            "shrink_js_2": pointwise(width, 3 * shifts),
+            "directlinear_1": nn.Conv1d(3 * bones, width, kernel_size=1),
+            "directlinear_2": nn.Conv1d(3 * bones, width, kernel_size=1),
+            "shrink_js_1": nn.Conv1d(width, 3 * shifts, kernel_size=1),
+            "shrink_js_2": nn.Conv1d(width, 3 * shifts, kernel_size=1),
         }.items():
             self.add_module(name, layer.requires_grad_(False))
 
@@ -98,7 +95,7 @@ class Anatomy3D(nn.Module):
     def bone_lengths(self, keypoints: Tensor) -> Tensor:
         """(B, L, 17, 3) to (B, 16) metres: each frame gives its lengths, attention weighs the frames."""
         batch, frames = keypoints.shape[:2]
-        x = keypoints[..., :2].reshape(batch * frames, -1)
+        x = keypoints[..., :2].flatten(2).flatten(0, 1)
         x = self.drop(F.relu(self.layers_bnbone[0](self.layers_convbone[0](x))))
         for number in range(1, 2 * self.config.blocks, 2):
             y = self.drop(F.relu(self.layers_bnbone[number](self.layers_convbone[number](x))))
@@ -114,66 +111,56 @@ class Anatomy3D(nn.Module):
     def _directions(self, keypoints: Tensor, *, strided: bool) -> Tensor:
         """(B, L, 17, 3) to directions of unit length (B, N, 48), N poses."""
         levels = self._bottom(keypoints, strided=strided)
-        directions = self.shrink_direct_2(self._top(levels, strided=strided)).transpose(1, 2)
-        bones = directions.unflatten(-1, (len(BONES), 3))
+        bones = pointwise(self.shrink_direct_2, self._top(levels, strided=strided)).unflatten(-1, (len(BONES), 3))
         return (bones / bones.norm(dim=-1, keepdim=True)).flatten(-2)
 
     def _bottom(self, keypoints: Tensor, *, strided: bool) -> list[Tensor]:
-        """The first network: what it makes at every level, (B, C, frames of that level)."""
-        x = keypoints[..., :2].flatten(2).transpose(1, 2)
-        score = keypoints[..., 2].transpose(1, 2)
-        x = self._step(self._taps(self.expand_conv, x, 1, strided), self.expand_bn)
-        score = self._step(self._taps(self.expand_convscore, score, 1, strided), self.expand_bnscore)
+        """The first network: its tokens at every level, (B, frames of that level, C)."""
+        x, score = keypoints[..., :2].flatten(2), keypoints[..., 2]
+        x = self._step(over_time(self.expand_conv.weight, self.expand_conv.bias, x, 1, strided), self.expand_bn)
+        conv = self.expand_convscore
+        score = self._step(over_time(conv.weight, conv.bias, score, 1, strided), self.expand_bnscore)
         levels, reach = [x], _TAPS
-        x = torch.cat([x, score * x], dim=1)
+        x = torch.cat([x, score * x], dim=-1)
         for number in range(self.config.blocks):
             conv, point = self.layers_conv[2 * number : 2 * number + 2]
-            residual = _middle(levels[-1], reach, strided)
-            x = self._step(self._taps(conv, x, reach, strided), self.layers_bn[2 * number])
-            x = residual + self._step(point(x), self.layers_bn[2 * number + 1])
+            below = levels[-1]
+            residual = below[:, 1::_TAPS] if strided else below[:, reach : below.shape[1] - reach]
+            x = self._step(over_time(conv.weight, conv.bias, x, reach, strided), self.layers_bn[2 * number])
+            x = residual + self._step(pointwise(point, x), self.layers_bn[2 * number + 1])
             levels.append(x)
             reach *= _TAPS
         return levels
 
     def _top(self, levels: list[Tensor], *, strided: bool) -> Tensor:
-        """The second network, which sees the first one's result beside every level: (B, C, N).
+        """The second network, which sees the first one's result beside every level: (B, N, C).
 
-        Over a sequence each pose has positions of its own, (B N, C, positions), but what a convolution makes of the
-        levels is made once a frame and shared by all poses.
+        Over a sequence each pose has tokens of its own, (B N, tokens, C), but what a convolution makes of the levels is
+        made once a frame and shared by all poses.
         """
-        width, poses = self.config.channels, levels[-1].shape[-1]
-        x = levels[-1].transpose(1, 2).flatten(0, 1)[..., None]  # [B N, C, 1]: one pose a row
-        x = x.expand(-1, -1, self.config.frames // _TAPS)
+        width, poses = self.config.channels, levels[-1].shape[1]
+        x = levels[-1].flatten(0, 1)[:, None].expand(-1, self.config.frames // _TAPS, -1)
         reach = _TAPS
         for number in range(self.config.blocks):
             conv, point = self.layers_conv1[2 * number : 2 * number + 2]
-            own, level = conv.weight.split(width, dim=1)
-            shared = self._taps(level, levels[number], reach, strided)  # [B, C, frames of that level]
+            if strided:
+                y = over_time(conv.weight, conv.bias, torch.cat([x, levels[number]], dim=-1), reach, strided)
+            else:
+                own, level = conv.weight.split(width, dim=1)
+                shared = over_time(level, None, levels[number], reach, strided)  # [B, frames of that level, C]
+                tokens = torch.arange(x.shape[1] // _TAPS) * reach * _TAPS
+                places = (torch.arange(poses)[:, None] + tokens).to(x.device)
+                y = over_time(own, conv.bias, x, 1, strided=True) + shared[:, places].flatten(0, 1)
+            y = self._step(y, self.layers_bn1[2 * number])
+            x = x[:, 1::_TAPS] + self._step(pointwise(point, y), self.layers_bn1[2 * number + 1])
             reach *= _TAPS
-            positions = x.shape[-1] // _TAPS
-            if not strided:
-                places = torch.arange(poses)[:, None] + torch.arange(positions) * reach
-                shared = shared[..., places].transpose(1, 2).flatten(0, 1)  # [B N, C, positions]
-            y = self._step(F.conv1d(x, own, stride=_TAPS) + shared, self.layers_bn1[2 * number])
-            x = x[..., 1::_TAPS] + self._step(point(y), self.layers_bn1[2 * number + 1])
-        return x.squeeze(-1).unflatten(0, (-1, poses)).transpose(1, 2)
+        return x.squeeze(1).unflatten(0, (-1, poses))
 
     def _joints(self, directions: Tensor, lengths: Tensor) -> Tensor:
         """Directions (B, N, 48) and lengths (B, 16) to joints (B, N, 17, 3)."""
-        towards = F.linear(directions, self.directlinear.weight.squeeze(-1), self.directlinear.bias)
-        x = towards * self.lengthlinear(lengths)[:, None]
-        out = F.linear(x, self.shrink.weight.squeeze(-1), self.shrink.bias)
-        return out.unflatten(-1, (self.config.joints, 3))
+        x = pointwise(self.directlinear, directions) * self.lengthlinear(lengths)[:, None]
+        return pointwise(self.shrink, x).unflatten(-1, (self.config.joints, 3))
 
-    def _taps(self, conv: nn.Conv1d | Tensor, x: Tensor, reach: int, strided: bool) -> Tensor:
-        """A convolution over three frames `reach` apart: every frame's, or of a single window the used ones'."""
-        weight = conv if isinstance(conv, Tensor) else conv.weight
-        return F.conv1d(x, weight, stride=_TAPS) if strided else F.conv1d(x, weight, dilation=reach)
-
-    def _step(self, x: Tensor, norm: nn.BatchNorm1d) -> Tensor:
-        rows = norm(x.transpose(1, 2).flatten(0, 1))
-        return self.drop(F.relu(rows)).unflatten(0, (len(x), -1)).transpose(1, 2)
-
-
-def _middle(x: Tensor, reach: int, strided: bool) -> Tensor:
-    return x[..., 1::_TAPS] if strided else x[..., reach : x.shape[-1] - reach]
+    def _step(self, x: Tensor, norm: nn.Module) -> Tensor:
+        """(B, T, C): a norm, ReLU and dropout."""
+        return self.drop(F.relu(by_row(norm, x)))

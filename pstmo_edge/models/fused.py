@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pstmo_edge.models.anatomy3d import Anatomy3D
 from pstmo_edge.models.layers import (
     Head,
     LayerNorm,
@@ -17,6 +18,9 @@ from pstmo_edge.models.layers import (
     StridedFeedForward,
 )
 from pstmo_edge.models.p_stmo import PSTMO
+from pstmo_edge.models.poseformer import PoseFormer
+from pstmo_edge.models.strided_transformer import Embedding
+from pstmo_edge.models.videopose3d import VideoPose3D
 
 
 class GatheredFeedForward(nn.Module):
@@ -68,27 +72,56 @@ class FusedAttention(nn.Module):
         return out
 
 
-def fuse(model: PSTMO) -> PSTMO:
-    """A copy in evaluation mode: BatchNorms folded, projections of attention joined, LayerNorm as the stock operator.
+def fuse(model: nn.Module) -> nn.Module:
+    """A copy of a lifter in evaluation mode that computes the same with less work; raises TypeError for others."""
+    fused = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        if isinstance(fused, PSTMO):
+            _fuse_p_stmo(fused)
+        elif isinstance(fused, VideoPose3D | Anatomy3D):
+            _fold_temporal(fused)
+        elif not isinstance(fused, PoseFormer):
+            raise TypeError(f"{type(model).__name__} is no lifter")
+    return fused
+
+
+def _fuse_p_stmo(fused: PSTMO) -> None:
+    """BatchNorms folded, projections of attention joined, LayerNorm as the stock operator.
 
     The published LayerNorm divides by the unbiased deviation plus 1e-6; the stock one, with its gain scaled by
     sqrt((C - 1) / C) and 1e-12 under the root, differs from it by less than 1e-6 of the result wherever the deviation
     is above 1, and runtimes have a fast kernel for it.
     """
-    fused = copy.deepcopy(model).eval()
-    with torch.no_grad():
+    if isinstance(fused.encoder, Embedding):
+        _fold_after(fused.encoder[0], fused.encoder[1])
+        fused.encoder[1] = nn.Identity()
+    else:
         _fold_spatial_encoder(fused.encoder)
-        for head in (fused.fcn, fused.fcn_1):
-            _fold_head(head)
-        for module in list(fused.modules()):
-            for name, child in list(module.named_children()):
-                if isinstance(child, LayerNorm):
-                    setattr(module, name, _stock_norm(child))
-                elif isinstance(child, SelfAttention):
-                    setattr(module, name, FusedAttention(child))
-                elif isinstance(child, StridedFeedForward) and child.w_2.stride == (3,):
-                    setattr(module, name, GatheredFeedForward(child))
-    return fused
+    for head in (fused.fcn, fused.fcn_1):
+        _fold_head(head)
+    for module in list(fused.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, LayerNorm):
+                setattr(module, name, _stock_norm(child))
+            elif isinstance(child, SelfAttention):
+                setattr(module, name, FusedAttention(child))
+            elif isinstance(child, StridedFeedForward) and child.w_2.stride == (3,):
+                setattr(module, name, GatheredFeedForward(child))
+
+
+def _fold_temporal(fused: VideoPose3D | Anatomy3D) -> None:
+    """Fold every BatchNorm of a convolutional model into the layer before it."""
+    for name, child in list(fused.named_children()):
+        norms = name.replace("_conv", "_bn")
+        if name == norms:
+            continue
+        if isinstance(child, nn.ModuleList):
+            for number, norm in enumerate(getattr(fused, norms)):
+                _fold_after(child[number], norm)
+                getattr(fused, norms)[number] = nn.Identity()
+        else:
+            _fold_after(child, getattr(fused, norms))
+            setattr(fused, norms, nn.Identity())
 
 
 def _fold_spatial_encoder(encoder: SpatialEncoder) -> None:
@@ -107,11 +140,11 @@ def _affine(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
     return scale, norm.bias - norm.running_mean * scale
 
 
-def _fold_after(layer: nn.Conv1d, norm: nn.BatchNorm1d) -> None:
-    """Fold a BatchNorm into the pointwise layer before it."""
+def _fold_after(layer: nn.Conv1d | nn.Linear, norm: nn.BatchNorm1d) -> None:
+    """Fold a BatchNorm into the layer before it, which gets a bias if it had none."""
     scale, shift = _affine(norm)
-    layer.bias.copy_(layer.bias * scale + shift)
-    layer.weight.mul_(scale[:, None, None])
+    layer.bias = nn.Parameter(shift if layer.bias is None else layer.bias * scale + shift)
+    layer.weight.mul_(scale.view(-1, *[1] * (layer.weight.dim() - 1)))
 
 
 def _fold_head(head: Head) -> None:

@@ -180,9 +180,27 @@ class EncoderStack(nn.Module):
         return x
 
 
-def _pointwise(layer: nn.Conv1d, x: Tensor) -> Tensor:
-    """A convolution over one token, as the matrix product it is: (N, C_in) to (N, C_out)."""
+def pointwise(layer: nn.Conv1d, x: Tensor) -> Tensor:
+    """A convolution over one token, as the matrix product it is: (..., C_in) to (..., C_out)."""
     return F.linear(x, layer.weight.squeeze(-1), layer.bias)
+
+
+def by_row(layer: nn.Module, x: Tensor) -> Tensor:
+    """A layer that takes (N, C), on tokens (B, T, C)."""
+    out: Tensor = layer(x.flatten(0, 1))
+    return out.unflatten(0, x.shape[:2])
+
+
+def over_time(weight: Tensor, bias: Tensor | None, x: Tensor, reach: int, strided: bool) -> Tensor:
+    """A convolution of tokens (B, T, C_in) without padding, with a `weight` (C_out, C_in, taps).
+
+    Its taps lie `reach` tokens apart and it answers for every token that has them all; or, `strided`, they lie side by
+    side and no token is used twice, which makes it one matrix product.
+    """
+    taps = weight.shape[-1]
+    if not strided:
+        return F.conv1d(x.transpose(1, 2), weight, bias, dilation=reach).transpose(1, 2)
+    return F.linear(x.unflatten(1, (-1, taps)).flatten(2), weight.transpose(1, 2).flatten(1), bias)
 
 
 class ResidualBlock(nn.Module):
@@ -198,8 +216,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C) to (N, C)."""
-        y = self.dropout(F.leaky_relu(self.batch_norm1(_pointwise(self.w1, x)), 0.2))
-        y = self.dropout(F.leaky_relu(self.batch_norm2(_pointwise(self.w2, y)), 0.2))
+        y = self.dropout(F.leaky_relu(self.batch_norm1(pointwise(self.w1, x)), 0.2))
+        y = self.dropout(F.leaky_relu(self.batch_norm2(pointwise(self.w2, y)), 0.2))
         return x + y
 
 
@@ -218,10 +236,10 @@ class SpatialEncoder(nn.Module):
         """(B, T, J, 2) to (B, T, C)."""
         batch, frames = keypoints.shape[:2]
         x = keypoints.reshape(batch * frames, -1)  # [B T, 2 J]
-        x = self.dropout(F.leaky_relu(self.bn_1(_pointwise(self.fc_1, x)), 0.2))
+        x = self.dropout(F.leaky_relu(self.bn_1(pointwise(self.fc_1, x)), 0.2))
         for layer in self.layers:
             x = layer(x)
-        return _pointwise(self.fc_2, x).unflatten(0, (batch, frames))
+        return pointwise(self.fc_2, x).unflatten(0, (batch, frames))
 
 
 class Head(nn.Sequential):
@@ -234,5 +252,5 @@ class Head(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) to (B, T, J, D)."""
         norm, linear = self
-        out = _pointwise(linear, norm(x.flatten(0, 1)))
+        out = pointwise(linear, norm(x.flatten(0, 1)))
         return out.unflatten(-1, self.shape).unflatten(0, x.shape[:2])

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class PoseFormerConfig:
-    """What distinguishes one PoseFormer from another; `channels` are those of one joint, `dropout` is of whole paths."""
+    """What distinguishes one PoseFormer from another: `channels` of one joint, `dropout` of whole paths."""
 
     frames: int = 81
     channels: int = 32

@@ -1,7 +1,7 @@
 """StridedTransformer: the lifter that P-STMO grew out of, with one layer where P-STMO has its spatial encoder.
 
-Source: Li et al., "Exploiting Temporal Contexts with Strided Transformer for 3D Human Pose Estimation", IEEE Transactions
-on Multimedia 2022. Parameter names are the published ones; the optional refinement module is not part of it.
+Source: Li et al., "Exploiting Temporal Contexts with Strided Transformer for 3D Human Pose Estimation", IEEE
+Transactions on Multimedia 2022. Parameter names are the published ones.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pstmo_edge.models.layers import BatchNorm, Dropout
+from pstmo_edge.models.layers import BatchNorm, Dropout, by_row, over_time, pointwise
 
 
 @dataclass(frozen=True)
@@ -55,25 +55,17 @@ class VideoPose3D(nn.Module):
         return self._run(keypoints, strided=False)
 
     def _run(self, keypoints: Tensor, *, strided: bool) -> Tensor:
-        x = self._step(self.expand_conv, self.expand_bn, keypoints.flatten(2).transpose(1, 2), 1, strided)
+        x = self._step(self.expand_conv, self.expand_bn, keypoints.flatten(2), 1, strided)
         reach, kept = 3, 2 if self.config.causal else 1  # `kept` of three taps is where the residual goes on
         for number in range(self.config.blocks):
             conv, point = self.layers_conv[2 * number : 2 * number + 2]
             norms = self.layers_bn[2 * number : 2 * number + 2]
-            length = x.shape[-1] - 2 * reach
-            residual = x[..., kept::3] if strided else x[..., kept * reach : kept * reach + length]
+            residual = x[:, kept::3] if strided else x[:, kept * reach : x.shape[1] + (kept - 2) * reach]
             x = self._step(conv, norms[0], x, reach, strided)
-            x = residual + self._step(point, norms[1], x, 1, strided=False)
+            x = residual + self._step(point, norms[1], x, 1, strided)
             reach *= 3
-        out: Tensor = self.shrink(x)
-        return out.transpose(1, 2).unflatten(-1, (self.config.joints, 3))
+        return pointwise(self.shrink, x).unflatten(-1, (self.config.joints, 3))
 
-    def _step(self, conv: nn.Conv1d, norm: nn.BatchNorm1d, x: Tensor, dilation: int, strided: bool) -> Tensor:
-        """(B, C, L): a convolution, its norm, ReLU and dropout."""
-        width = conv.kernel_size[0]
-        if strided:
-            x = F.conv1d(x, conv.weight, stride=width)
-        else:
-            x = F.conv1d(x, conv.weight, dilation=dilation)
-        rows = norm(x.transpose(1, 2).flatten(0, 1))
-        return self.drop(F.relu(rows)).unflatten(0, (len(x), -1)).transpose(1, 2)
+    def _step(self, conv: nn.Conv1d, norm: nn.Module, x: Tensor, reach: int, strided: bool) -> Tensor:
+        """(B, L, C): a convolution over time, its norm, ReLU and dropout."""
+        return self.drop(F.relu(by_row(norm, over_time(conv.weight, conv.bias, x, reach, strided))))

@@ -23,12 +23,23 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+FRAMES = (9, 27, 81, 243, 351)
+
+
 @dataclass(frozen=True)
 class Architecture:
-    """One line of the zoo: the settings that make this name differ from its siblings."""
+    """One line of the zoo: the settings that make this name differ from its siblings.
+
+    `ends` are the layers that enter and leave the network: INT8 leaves them in float, since they are little of the work
+    and most of the error.
+    """
 
     kind: Literal["lifter", "pretrain", "refine"] = "lifter"
+    family: Literal["p-stmo", "strided-transformer", "poseformer", "videopose3d", "anatomy3d"] = "p-stmo"
     layers: int = 3
+    frames: tuple[int, ...] = FRAMES
+    channels: tuple[str, ...] = ("x", "y")
+    ends: tuple[str, ...] = ("encoder.fc_1", "fcn.1")
 
 
 MODELS = {
@@ -37,7 +48,16 @@ MODELS = {
     "p-stmo-s-pretrain": Architecture("pretrain"),
     "p-stmo-pretrain": Architecture("pretrain", layers=4),
     "refine": Architecture("refine"),
-}
+    "poseformer": Architecture(
+        family="poseformer", frames=(9, 27, 81), ends=("Spatial_patch_to_embedding", "head.1")
+    ),
+    "anatomy3d": Architecture(
+        family="anatomy3d", frames=(9, 27, 81, 243), channels=("x", "y", "visibility"),
+        ends=("expand_conv", "expand_convscore", "layers_convbone.0", "boneatt", "lengthlinear", "shrink"),
+    ),
+    "videopose3d": Architecture(family="videopose3d", frames=(9, 27, 81, 243), ends=("expand_conv", "shrink")),
+    "strided-transformer": Architecture(family="strided-transformer", ends=("encoder.0", "fcn.1")),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,7 +75,6 @@ TRAINED_ON = {
     "mpi-inf-3dhp": TrainedOn(MPI_INF_3DHP, MPI_INF_3DHP, 1e-3),
     "in-the-wild": TrainedOn(skeleton=COCO),
 }
-FRAMES = (9, 27, 81, 243, 351)
 DEFAULT_MODEL, DEFAULT_FRAMES = "p-stmo-s", 27  # what the box has weights for
 HUMAN36M_FPS = 50.0
 _HEADS = ("fcn.1.", "fcn_1.1.")  # the last layers of a lifter
@@ -84,7 +103,12 @@ class Lifter:
     @property
     def window(self) -> WindowSpec:
         """The window the model reads."""
-        return WindowSpec(self.frames, self.t_downsample, self.target_index)
+        return WindowSpec(self.frames, self.t_downsample, self.target_index, len(self.channels))
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """What the model reads of every keypoint."""
+        return MODELS[self.name].channels
 
     def notes(self) -> dict[str, str]:
         """What a weights file says of its model; `load_model` reads it back."""
@@ -99,8 +123,9 @@ def check_model(name: str, frames: int) -> None:
     """Raise UsageError unless there is such a model with that many frames."""
     if name not in MODELS:
         raise unknown("model", name, MODELS)
-    if frames not in FRAMES:
-        raise UsageError(f"{name} cannot have {frames} frames: choose one of {', '.join(map(str, FRAMES))}")
+    allowed = MODELS[name].frames
+    if frames not in allowed:
+        raise UsageError(f"{name} cannot have {frames} frames: choose one of {', '.join(map(str, allowed))}")
 
 
 def create_model(
@@ -109,31 +134,52 @@ def create_model(
     *,
     t_downsample: int | None = None,
     target_index: int | None = None,
-    dropout: float = 0.1,
+    dropout: float | None = None,
     frame_rate: float = HUMAN36M_FPS,
     skeleton: str = HUMAN36M.name,
     pose_skeleton: str = HUMAN36M.name,
 ) -> nn.Module:
     """A model with random weights, in training mode; see `Lifter` for what the last arguments say.
 
+    `dropout` is the published one unless given.
+
     Raises UsageError for an unknown name or frame count.
     """
-    from pstmo_edge.models.p_stmo import PSTMO, PSTMOConfig, PSTMOPretrain
-    from pstmo_edge.models.refine import Refine, RefineConfig
-
     check_model(name, frames)
     architecture = MODELS[name]
-    config = PSTMOConfig(frames=frames, layers=architecture.layers, dropout=dropout)
-    model: nn.Module
-    if architecture.kind == "refine":
-        model = Refine(RefineConfig(root=get_skeleton(pose_skeleton).root))
-    else:
-        model = PSTMOPretrain(config) if architecture.kind == "pretrain" else PSTMO(config)
-    step = t_downsample or (2 if frames == 243 else 1)
+    model = _module(name, frames, target_index, {} if dropout is None else {"dropout": dropout}, pose_skeleton)
+    step = t_downsample or (2 if frames == 243 and architecture.family == "p-stmo" else 1)
     model.lifter = Lifter(
         name, frames, step, frame_rate, "random", _digest(model), target_index, skeleton, pose_skeleton
     )
     return model
+
+
+def _module(
+    name: str, frames: int, target_index: int | None, options: dict[str, float], pose_skeleton: str
+) -> nn.Module:
+    """The network itself; imported here, so that the zoo can be read without torch."""
+    from pstmo_edge.models import anatomy3d, p_stmo, poseformer, refine, strided_transformer, videopose3d
+
+    architecture = MODELS[name]
+    if architecture.kind == "refine":
+        return refine.Refine(refine.RefineConfig(root=get_skeleton(pose_skeleton).root))
+    if architecture.family == "poseformer":
+        return poseformer.PoseFormer(poseformer.PoseFormerConfig(frames, **options))
+    if architecture.family in ("videopose3d", "anatomy3d"):
+        causal = architecture.family == "videopose3d" and target_index == frames - 1
+        if target_index not in (None, frames // 2) and not causal:
+            newest = " or the newest" if architecture.family == "videopose3d" else ""
+            raise UsageError(
+                f"{name} gives the pose of the centre{newest}: frame {target_index} of {frames} is neither"
+            )
+        if architecture.family == "anatomy3d":
+            return anatomy3d.Anatomy3D(anatomy3d.Anatomy3DConfig(frames, **options))
+        return videopose3d.VideoPose3D(videopose3d.VideoPose3DConfig(frames, causal=causal, **options))
+    config = p_stmo.PSTMOConfig(frames, layers=architecture.layers, **options)
+    if architecture.family == "strided-transformer":
+        return strided_transformer.StridedTransformer(config)
+    return p_stmo.PSTMOPretrain(config) if architecture.kind == "pretrain" else p_stmo.PSTMO(config)
 
 
 def load_model(
@@ -144,7 +190,7 @@ def load_model(
     t_downsample: int | None = None,
     trained_on: str = "human36m",
 ) -> nn.Module:
-    """A model with trained weights, in evaluation mode: `forward` takes (B, T, 17, 2) and returns (B, 17, 3) metres.
+    """A model with trained weights, in evaluation mode: `forward` takes (B, T, 17, C) and returns (B, 17, 3) metres.
 
     `checkpoint` is a published `.pth`, our own `.safetensors`, the folder of a training run, the name of weights in
     the box (`bundled_weights`), or None for the box's weights of that model. Our own files say which model they are
@@ -212,8 +258,8 @@ def put_weights(model: nn.Module, state: Mapping[str, np.ndarray], source: str, 
 
 
 def state_arrays(model: nn.Module) -> dict[str, np.ndarray]:
-    """A model's state dict as arrays that share its memory."""
-    return {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
+    """A model's state dict as arrays, which share its memory where that is the CPU's."""
+    return {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
 
 
 def bundled_weights() -> tuple[str, ...]:

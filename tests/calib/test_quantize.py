@@ -3,13 +3,13 @@ import onnx
 import pytest
 
 from pstmo_edge.backends.onnxruntime import OnnxRuntimeSession
-from pstmo_edge.building import ENDS
 from pstmo_edge.calib.onnx_qdq import quantize_onnx
 from pstmo_edge.calib.sensitivity import layer_costs
 from pstmo_edge.calib.windows import calibration_windows
 from pstmo_edge.datasets import load_sequences
 from pstmo_edge.graph import layer_precisions, weight_magnitudes, weighted_layers
 from pstmo_edge.metrics import mpjpe
+from pstmo_edge.models.zoo import MODELS
 from pstmo_edge.targets import TARGETS, runs_here
 
 
@@ -25,7 +25,7 @@ def windows(small_model):
 
 @pytest.fixture(scope="module", params=["x86-avx2", "x86-vnni"])
 def quantized(request, graph, windows):
-    return TARGETS[request.param], quantize_onnx(graph, windows, TARGETS[request.param], ENDS)
+    return TARGETS[request.param], quantize_onnx(graph, windows, TARGETS[request.param], MODELS["p-stmo-s"].ends)
 
 
 def integer_weights(graph):
@@ -45,9 +45,9 @@ def worst_pair_sum(weights):
 
 
 def test_without_vnni_no_sum_of_two_products_can_overflow(graph, windows):
-    seven = quantize_onnx(graph, windows, TARGETS["x86-avx2"], ENDS)
+    seven = quantize_onnx(graph, windows, TARGETS["x86-avx2"], MODELS["p-stmo-s"].ends)
     assert all(worst_pair_sum(weights) <= 32_767 for weights in integer_weights(seven).values())
-    eight = quantize_onnx(graph, windows, TARGETS["x86-vnni"], ENDS)
+    eight = quantize_onnx(graph, windows, TARGETS["x86-vnni"], MODELS["p-stmo-s"].ends)
     assert any(worst_pair_sum(weights) > 32_767 for weights in integer_weights(eight).values())  # the check can fail
 
 
@@ -55,7 +55,7 @@ def test_all_layers_but_the_ends_are_integers(graph, quantized):
     target, result = quantized
     layers = {layer.name: layer for layer in layer_precisions(result)}
     for name in weighted_layers(graph):
-        assert layers[name].precision == ("fp32" if name in ENDS else "int8"), name
+        assert layers[name].precision == ("fp32" if name in MODELS["p-stmo-s"].ends else "int8"), name
     share = sum(x.multiply_adds for x in layers.values() if x.precision == "int8")
     assert share / sum(x.multiply_adds for x in layers.values()) > 0.8
     assert max(weight_magnitudes(result).values()) <= 2 ** (target.weight_bits - 1)
@@ -72,9 +72,9 @@ def test_poses_move_little_and_twice_as_far_for_each_bit_less(graph, windows):
         pytest.skip("8-bit weights overflow on this CPU")
     moved = {}
     for target in ("x86-vnni", "x86-avx2"):
-        found = OnnxRuntimeSession(quantize_onnx(graph, windows, TARGETS[target], ENDS).SerializeToString()).run(
-            windows
-        )
+        found = OnnxRuntimeSession(
+            quantize_onnx(graph, windows, TARGETS[target], MODELS["p-stmo-s"].ends).SerializeToString()
+        ).run(windows)
         moved[target] = mpjpe(found, exact).mean()
     # Random weights are the worst case: nothing in them is larger than the rest.
     assert moved["x86-vnni"] < 0.2 * spread
