@@ -103,7 +103,7 @@ def measure(folder: Path) -> dict[str, Any]:
     """Train what is missing, two runs at a time, and evaluate everything."""
     jobs = [(arm, seed) for arm in ARMS for seed in arm.seeds]
     with ThreadPoolExecutor(2) as pool:
-        runs = list(pool.map(lambda job: train(*job, folder), jobs))
+        runs = list(pool.map(lambda job: train(job[0], job[1], folder), jobs))
     sets = {"the sample's bodies": sequences_of(None), "unseen bodies": sequences_of(UNSEEN)}
     rows: dict[str, Any] = {arm.name: {name: [] for name in sets} for arm in ARMS}
     for (arm, _), run in zip(jobs, runs, strict=True):

@@ -187,8 +187,10 @@ def evaluate(
             from pstmo_edge.datasets.mpi_inf_3dhp import activities
             from pstmo_edge.evaluation_3dhp import evaluate_3dhp
 
-            options = {"flip": flip, "advance": advance, "predictions": predictions}
-            scores = evaluate_3dhp(predict, sequences, window, activities=activities(Path(data)), **options)
+            done = activities(Path(data))
+            scores = evaluate_3dhp(
+                predict, sequences, window, flip=flip, advance=advance, activities=done, predictions=predictions
+            )
             result, table = scores.to_dict(), console.table_3dhp(scores)
         else:
             found = pe.evaluate(predict, sequences, window, flip=flip, advance=advance, refine=_refiner(refine))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -155,9 +155,7 @@ def create_model(
     return model
 
 
-def _module(
-    name: str, frames: int, target_index: int | None, options: dict[str, float], pose_skeleton: str
-) -> nn.Module:
+def _module(name: str, frames: int, target_index: int | None, options: dict[str, Any], pose_skeleton: str) -> nn.Module:
     """The network itself; imported here, so that the zoo can be read without torch."""
     from pstmo_edge.models import anatomy3d, p_stmo, poseformer, refine, strided_transformer, videopose3d
 
