@@ -1,10 +1,10 @@
 """What parts of training buy on the bundled motion, three seeds each: benchmarks/results/experiments.json.
 
-- Stage I before Stage II, against Stage II alone with as many steps, and against Stage II with the steps of both.
+- Stage I (short and long) before Stage II, against Stage II alone with as many steps or with the steps of both.
 - Other bodies in training, against the two of the bundled motion alone: on those two, and on bodies unlike them.
 - Two processes under torchrun against one.
 
-Run as `python -m pstmo_edge.benchmarks.experiments` from the root of the source tree: about 40 minutes on two cores.
+Run as `python -m pstmo_edge.benchmarks.experiments` from the root of the source tree: about 70 minutes on two cores.
 Runs that are there already (in --folder) are not repeated.
 """
 
@@ -42,6 +42,7 @@ _SHORT = ["--epochs", "3", "--set", "lr_decay=0.4", "--set", "restart_epoch=0"]
 _LONG = ["--epochs", "6", "--set", "lr_decay=0.63", "--set", "restart_epoch=0"]
 _FEW = ["--epochs", "1", "--set", "restart_epoch=0"]
 _PRETRAIN = ["--epochs", "3", "--set", "pretrain_lr_decay=0.4"]
+_LONG_PRETRAIN = ["--epochs", "15", "--set", "pretrain_lr_decay=0.83"]
 # Bodies far from those that training makes: a child's to a giant's size, limbs of other proportions.
 UNSEEN = Augmentation(bodies=1.0, body_size=0.12, bone_length=0.08)
 
@@ -63,6 +64,7 @@ ARMS = (
     Arm("Stage II alone, 1200 steps, no other bodies", (("finetune", [*_LONG, "--set", "augmentation.bodies=0.0"]),)),
     Arm("one process, 200 steps", (("finetune", _FEW),)),
     Arm("two processes, 200 steps", (("finetune", _FEW),), processes=2),
+    Arm("Stage I, 3000 steps, then Stage II, 600 steps", (("pretrain", _LONG_PRETRAIN), ("finetune", _SHORT))),
 )
 
 

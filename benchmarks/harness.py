@@ -108,7 +108,7 @@ def run(
 
 
 class _Bench:
-    """Opens and checks engines; held-out windows and the torch models' poses are computed once for each window size."""
+    """Opens and checks engines; held-out windows and the torch models' poses are computed once for each kind."""
 
     def __init__(
         self,
@@ -119,13 +119,15 @@ class _Bench:
         tell: Progress,
     ) -> None:
         self.settings = settings
-        self.sequences = sequences
+        self.sequences: dict[str, Sequence[PoseSequence]] = (
+            {sequences[0].skeleton: sequences} if sequences else {}  # by their joint set
+        )
         self.work = work
         self.build_options = build_options
         self.tell = tell
         self.references = References()
         self.prepared: dict[str, Any] = {}  # by the digest of the weights
-        self.held_out: dict[WindowSpec, HeldOut] = {}
+        self.held_out: dict[tuple[str, WindowSpec], HeldOut] = {}
 
     def add_reference(self, case: Case) -> None:
         """Remember the torch model of a case for all bundles made of its weights."""
@@ -138,7 +140,7 @@ class _Bench:
         try:
             engine = self._open(case)
             row = described(row, engine.manifest)
-            data = self._data(engine.spec)
+            data = self._data(engine.manifest.input.skeleton, engine.spec)
             self.tell(f"checking {row.title}", 0, 0)
             poses = predict(engine.infer, data.windows)
             reference = self.references.poses(engine.manifest, data)
@@ -183,14 +185,17 @@ class _Bench:
             self.prepared[digest] = prepare(model, progress=tell, **{"keypoints": self.settings.keypoints, **known})
         return self.prepared[digest]
 
-    def _data(self, spec: WindowSpec) -> HeldOut:
-        if self.sequences is None:
+    def _data(self, skeleton: str, spec: WindowSpec) -> HeldOut:
+        if skeleton not in self.sequences:
             from pstmo_edge.datasets import load_sequences
 
-            self.sequences = load_sequences(split="test", keypoints=self.settings.keypoints)
-        if spec not in self.held_out:
-            self.held_out[spec] = held_out(self.sequences, spec, self.settings.check_windows)
-        return self.held_out[spec]
+            self.sequences[skeleton] = load_sequences(
+                split="test", keypoints=self.settings.keypoints, skeleton=skeleton
+            )
+        key = skeleton, spec
+        if key not in self.held_out:
+            self.held_out[key] = held_out(self.sequences[skeleton], spec, self.settings.check_windows)
+        return self.held_out[key]
 
 
 def one_line(error: Exception) -> str:

@@ -45,5 +45,6 @@ class References:
         from pstmo_edge.models.zoo import bundled_weights, load_model
 
         name, frames = manifest.model.name, manifest.input.frames
-        if f"{name}-{frames}" in bundled_weights():
-            self.add(load_model(name, frames))
+        for boxed in bundled_weights():
+            if boxed == f"{name}-{frames}" or boxed.startswith(f"{name}-{frames}-"):
+                self.add(load_model(checkpoint=boxed))
