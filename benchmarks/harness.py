@@ -242,6 +242,9 @@ def _with_latency(row: Row, latency: Latency | Exception | None) -> Row:
         fps=latency.fps,
         samples=latency.samples,
         noise=latency.noise,
+        jitter_ms=latency.jitter_ms,
+        percentiles_ms=latency.percentiles_ms,
+        poses_per_s=latency.fps * row.batch,
     )
 
 

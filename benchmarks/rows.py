@@ -20,6 +20,11 @@ class Row:
     Times are of one window at batch 1 in milliseconds, `fps` is one over their mean, errors are without mirroring,
     `change_mm` is against the fp32 torch model on the same windows, `size_bytes` counts the model's artifacts and
     not the manifest. `noise` is half the range of the medians over the rounds, relative to `p50_ms`.
+
+    `jitter_ms` is the mean difference of one latency and the next, `percentiles_ms` are the 0th, 5th, ... 100th of the
+    latencies. `batch` windows went through a forward, and `poses_per_s` counts all of them. `mflop` is what one window
+    costs (2 per multiply-add), `limit_share` the share of this machine's measured matrix product speed that was
+    reached. `published` are figures of others, never measured here: {"mpjpe_mm": ..., "fps": ..., "device": ...}.
     """
 
     backend: str
@@ -43,6 +48,18 @@ class Row:
     int8_share: float | None = None
     left_in_float: tuple[str, ...] = ()
     recommended: bool = False
+    weights: str = ""  # "random" where there are none: such a row has times and no errors
+    p_mpjpe_mm: float | None = None
+    parameters: int | None = None
+    mflop: float | None = None
+    batch: int = 1
+    poses_per_s: float | None = None
+    jitter_ms: float | None = None
+    percentiles_ms: tuple[float, ...] = ()
+    limit_share: float | None = None
+    power_w: float | None = None  # of the whole device while the row ran, where the device tells
+    energy_mj: float | None = None  # a pose
+    published: Mapping[str, Any] | None = None
 
     @property
     def title(self) -> str:
@@ -51,12 +68,14 @@ class Row:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {**dataclasses.asdict(self), "left_in_float": list(self.left_in_float)}
+        lists = {"left_in_float": list(self.left_in_float), "percentiles_ms": list(self.percentiles_ms)}
+        return {**dataclasses.asdict(self), **lists}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Row:
         """The row that `to_dict` wrote."""
-        return cls(**{**values, "left_in_float": tuple(values["left_in_float"])})
+        lists = {name: tuple(values.get(name, ())) for name in ("left_in_float", "percentiles_ms")}
+        return cls(**{**values, **lists})
 
 
 def recommend(rows: Sequence[Row], max_drop_mm: float) -> tuple[Row, ...]:

@@ -46,7 +46,11 @@ class TimingPlan:
 
 @dataclass(frozen=True)
 class Latency:
-    """How long one window took, milliseconds; `round_p50_ms` are the medians of the rounds, in order."""
+    """How long one forward took, milliseconds; `round_p50_ms` are the medians of the rounds, in order.
+
+    `jitter_ms` is the mean difference of one forward and the next of its round, `percentiles_ms` are the 0th, 5th, ...
+    100th.
+    """
 
     p50_ms: float
     p90_ms: float
@@ -54,6 +58,8 @@ class Latency:
     mean_ms: float
     samples: int
     round_p50_ms: tuple[float, ...]
+    jitter_ms: float = 0.0
+    percentiles_ms: tuple[float, ...] = ()
 
     @property
     def fps(self) -> float:
@@ -105,7 +111,10 @@ def summarise(rounds: Sequence[Sequence[int]]) -> Latency:
     milliseconds = np.concatenate([np.asarray(samples, np.float64) for samples in rounds]) / 1e6
     p50, p90, p99 = (float(value) for value in np.percentile(milliseconds, (50, 90, 99)))
     medians = tuple(float(np.median(samples)) / 1e6 for samples in rounds)
-    return Latency(p50, p90, p99, float(milliseconds.mean()), len(milliseconds), medians)
+    steps = np.concatenate([np.abs(np.diff(np.asarray(samples, np.float64))) for samples in rounds]) / 1e6
+    jitter = float(steps.mean()) if len(steps) else 0.0
+    percentiles = tuple(float(value) for value in np.percentile(milliseconds, range(0, 101, 5)))
+    return Latency(p50, p90, p99, float(milliseconds.mean()), len(milliseconds), medians, jitter, percentiles)
 
 
 def _slice(stream: _Stream, plan: TimingPlan, clock: Clock) -> None:
