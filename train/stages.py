@@ -25,7 +25,7 @@ from pstmo_edge.files import write_atomic
 from pstmo_edge.models.checkpoints import save_weights
 from pstmo_edge.models.fitting import fit_state
 from pstmo_edge.models.refine import refiner
-from pstmo_edge.models.zoo import MODELS, RUN_WEIGHTS, create_model, read_weights, state_arrays
+from pstmo_edge.models.zoo import MODELS, RUN_WEIGHTS, check_model, create_model, read_weights, state_arrays
 from pstmo_edge.train import checkpoints, curve
 from pstmo_edge.train.batches import SequenceWindows, Windows
 from pstmo_edge.train.distributed import World, joined
@@ -84,7 +84,9 @@ class Run:
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
         self._check_folder(world)
-        window = WindowSpec(recipe.frames, recipe.t_downsample, recipe.target_index)
+        check_model(recipe.model, recipe.frames)
+        channels = len(MODELS[recipe.model].channels)
+        window = WindowSpec(recipe.frames, recipe.t_downsample, recipe.target_index, channels)
         windows = training_windows(recipe, window)
         held_out = one_camera_a_take(load_sequences(recipe.data, "test", recipe.keypoints, recipe.skeleton))
         torch.manual_seed(recipe.seed)

@@ -31,6 +31,19 @@ def held_out(short_sequences):
     patch.undo()
 
 
+@pytest.mark.parametrize("name", ["poseformer", "anatomy3d", "videopose3d", "strided-transformer", "p-stmo"])
+def test_every_architecture_is_trained_by_the_same_recipe(name, held_out, tmp_path):
+    recipe = overridden(TINY, model=name)
+    stages.train("finetune", recipe, tmp_path)
+    trained = pe.load_model(checkpoint=tmp_path)
+    assert trained.lifter.name == name
+    before = stages.state_arrays(pe.models.zoo.create_model(name, 9))
+    after = stages.state_arrays(trained)
+    assert {key: value.shape for key, value in before.items()} == {key: value.shape for key, value in after.items()}
+    (line,) = (tmp_path / "finetune" / "log.csv").read_text().splitlines()[1:]
+    assert 0 < float(line.split(",")[5]) < 3000  # the error on held-out motion, millimetres
+
+
 @pytest.fixture(scope="module")
 def run(held_out, tmp_path_factory):
     """A whole run: its folder, and what each stage told about transferred tensors."""
