@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,10 +10,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from pstmo_edge.backends import BACKENDS, installed_version
+from pstmo_edge.benchmarks.published import PUBLISHED, TABLES
 from pstmo_edge.benchmarks.rows import Row
 from pstmo_edge.bundle import open_bundle
-from pstmo_edge.errors import PstmoEdgeError
+from pstmo_edge.errors import DataError, PstmoEdgeError, UsageError
 from pstmo_edge.manifest import Manifest
+from pstmo_edge.naming import unknown
 
 UNKNOWN = "?"  # the backend and precision of a bundle that does not open
 DEFAULT_ROWS = (
@@ -52,11 +55,89 @@ def default_cases(model: Any, bundles: Sequence[str | os.PathLike[str]] = ()) ->
     return cases + [BundleCase(path) for path in given if path not in used]
 
 
+def table_cases(table: str, weights: Path | None = None) -> list[Case]:
+    """The default rows of every model of a table (TABLES), with weights from a folder, the box, or at random.
+
+    The folder holds NAME-FRAMES with any of the endings that `load_model` opens, or as the folder of a training run.
+    Raises UsageError and CheckpointError.
+    """
+    if table not in TABLES:
+        raise unknown("table", table, TABLES)
+    if weights is not None and not weights.is_dir():
+        raise DataError(f"no such folder of weights: {weights}")
+    models = [_with_weights(*wanted, weights) for wanted in TABLES[table]]
+    return [BuildCase(model, *row) for model in models for row in DEFAULT_ROWS]
+
+
+def model_cases(text: str) -> list[Case]:
+    """The default rows of weights in the box, by their name, or of NAME-FRAMES with random ones; raises UsageError."""
+    from pstmo_edge.models.zoo import bundled_weights, load_model
+
+    if text in bundled_weights():
+        model = load_model(checkpoint=text)
+    else:
+        name, _, frames = text.rpartition("-")
+        if not frames.isdigit():
+            have = ", ".join(bundled_weights())
+            raise UsageError(f"{text} is neither an engine nor weights in the box ({have}) nor a model as p-stmo-s-243")
+        model = _with_weights(name, int(frames), None)
+    return [BuildCase(model, *row) for row in DEFAULT_ROWS]
+
+
+def _with_weights(name: str, frames: int, folder: Path | None) -> Any:
+    """A model of the zoo, in evaluation mode; without weights its random ones are the same at every call."""
+    import torch
+
+    from pstmo_edge.models.zoo import bundled_weights, create_model, load_model
+
+    stem = f"{name}-{frames}"
+    found = sorted(folder.glob(f"{stem}*")) if folder is not None else []
+    fitting = [path for path in found if path.name == stem or path.stem == stem]
+    if len(fitting) > 1:
+        raise UsageError(f"{folder} holds more than one {stem}: {', '.join(path.name for path in fitting)}")
+    if fitting:
+        return load_model(name, frames, fitting[0])
+    if stem in bundled_weights():
+        return load_model(name, frames)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return _as_if_trained(create_model(name, frames))
+
+
+def _as_if_trained(model: Any) -> Any:
+    """Random statistics for the BatchNorms: those of a fresh model are all alike, so its graph would be simpler."""
+    from torch import nn
+
+    from pstmo_edge.models.zoo import weights_digest
+
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            for values, low, high in (
+                (module.weight.data, 0.8, 1.2),
+                (module.bias.data, -0.2, 0.2),
+                (module.running_mean, -0.2, 0.2),
+                (module.running_var, 0.8, 1.2),
+            ):
+                values.uniform_(low, high)
+    model.lifter = dataclasses.replace(model.lifter, weights_sha256=weights_digest(model))
+    return model.eval()
+
+
 def empty_row(case: Case) -> Row:
     """What is known of a case before it is opened."""
     if isinstance(case, BuildCase):
         lifter = case.model.lifter
-        return Row(case.backend, case.precision, "ok", model=lifter.name, frames=lifter.frames)
+        random = "random" if lifter.weights == "random" else ""
+        published = PUBLISHED.get((lifter.name, lifter.frames))
+        return Row(
+            case.backend,
+            case.precision,
+            "ok",
+            model=lifter.name,
+            frames=lifter.frames,
+            weights=random,
+            published=published,
+        )
     row = Row(UNKNOWN, UNKNOWN, "ok", name=case.path.name or str(case.path))
     try:
         return described(row, open_bundle(case.path).manifest)
@@ -75,7 +156,9 @@ def described(row: Row, manifest: Manifest) -> Row:
         frames=manifest.input.frames,
         size_bytes=sum(entry.size for entry in manifest.files),
         mpjpe_mm=accuracy.after.mpjpe_mm if accuracy else None,
+        p_mpjpe_mm=accuracy.after.p_mpjpe_mm if accuracy else None,
         change_mm=accuracy.drop_mm if accuracy else None,
+        parameters=manifest.model.parameters,
         lookahead_ms=manifest.input.lookahead_ms,
         int8_share=precision.int8_share if precision.layers else None,
         left_in_float=precision.left_in_float,

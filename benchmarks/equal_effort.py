@@ -66,7 +66,7 @@ def main() -> None:
     folder = parser.parse_args().folder
     with ThreadPoolExecutor(2) as pool:
         runs = dict(zip(MODELS, pool.map(lambda name: train(name, folder), MODELS), strict=True))
-    results = {
+    results: dict[str, Any] = {
         "data": "cmu-mocap, test split, 4 cameras a take, errors in millimetres, mean over actions, without mirroring",
         "recipe": to_dict(get_recipe("equal-27")),
         "models": {name: measure(run) for name, run in runs.items()},

@@ -64,7 +64,11 @@ ARMS = (
     Arm("Stage II alone, 1200 steps, no other bodies", (("finetune", [*_LONG, "--set", "augmentation.bodies=0.0"]),)),
     Arm("one process, 200 steps", (("finetune", _FEW),)),
     Arm("two processes, 200 steps", (("finetune", _FEW),), processes=2),
-    Arm("Stage I, 3000 steps, then Stage II, 600 steps", (("pretrain", _LONG_PRETRAIN), ("finetune", _SHORT))),
+    Arm(
+        "Stage I, 3000 steps, then Stage II, 600 steps",
+        (("pretrain", _LONG_PRETRAIN), ("finetune", _SHORT)),
+        seeds=(1, 2),
+    ),
 )
 
 

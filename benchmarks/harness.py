@@ -1,4 +1,8 @@
-"""From a list of engines to a report: open or build each, check it, time those that passed, recommend one."""
+"""From a list of engines to a report: open or build each, check it, time those that passed, recommend one.
+
+The engines of one model are a group: they are timed in turns, and a finished group is kept, so that an interrupted run
+goes on where it was.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,13 +20,12 @@ import numpy as np
 
 from pstmo_edge import metrics
 from pstmo_edge.arrays import FloatArray
-from pstmo_edge.benchmarks import moments, provenance
+from pstmo_edge.benchmarks import cost, moments, provenance
 from pstmo_edge.benchmarks.cases import (
     UNKNOWN,
     BuildCase,
     BundleCase,
     Case,
-    default_cases,
     described,
     empty_row,
     runtime_installed,
@@ -31,9 +35,13 @@ from pstmo_edge.benchmarks.provenance import Settings
 from pstmo_edge.benchmarks.references import References
 from pstmo_edge.benchmarks.report import Report, refuse_existing, write_report
 from pstmo_edge.benchmarks.rows import Row, recommend, summary
-from pstmo_edge.benchmarks.timing import Latency, time_interleaved
+from pstmo_edge.benchmarks.timing import Infer, Latency, best_batch, time_interleaved
+from pstmo_edge.benchmarks.unfinished import Unfinished
+from pstmo_edge.datasets import one_camera_a_take
 from pstmo_edge.datasets.sequences import PoseSequence
 from pstmo_edge.errors import PstmoEdgeError
+from pstmo_edge.evaluation import evaluate
+from pstmo_edge.skeletons import get_skeleton, mirrored
 from pstmo_edge.windows import WindowSpec
 
 if TYPE_CHECKING:
@@ -57,26 +65,28 @@ class _Prepared:
     accuracy_data: str = ""
 
 
-def run_default(
-    model: Any,
+def run_report(
+    cases: Sequence[Case],
     out: str | os.PathLike[str],
     force: bool = False,
     *,
     settings: Settings | None = None,
-    bundles: Sequence[str | os.PathLike[str]] = (),
     work: str | os.PathLike[str] | None = None,
     build_options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Measure torch fp32 and fp32 and int8 of every CPU runtime, and write the report folder `out`.
+    """Measure the cases, and write the report folder `out`; follows `run` and `write_report`, errors and all.
 
-    `bundles` are engines that exist already: they are measured too, and those made of this model's weights stand in
-    for the ones that would be built. The rest follows `run` and `write_report`, with the errors they raise.
+    An interrupted run leaves `out`.unfinished.json with the groups it has measured. The same run started again, by the
+    same version on the same machine, goes on from there.
     """
     refuse_existing(out, force)
-    cases = default_cases(model, bundles)
-    report = run(cases, settings=settings, work=work, build_options=build_options, progress=progress)
+    unfinished = Path(f"{os.fspath(out).rstrip('/')}.unfinished.json")
+    report = run(
+        cases, settings=settings, work=work, build_options=build_options, progress=progress, unfinished=unfinished
+    )
     write_report(report, out, force)
+    unfinished.unlink(missing_ok=True)
     return report
 
 
@@ -88,23 +98,53 @@ def run(
     work: str | os.PathLike[str] | None = None,
     build_options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    unfinished: Path | None = None,
 ) -> Report:
     """One row for every case, in order; what fails or is not installed becomes a row with its reason.
 
-    `sequences` are held-out motion with true poses (default: the test split of the bundled motion). Engines are
+    `sequences` are held-out motion with true poses (default: the test split of the settings' data). Engines are
     built into `work`, which stays, or else into a temporary folder; `build_options` go to `pstmo_edge.building`.
+    `unfinished` keeps finished groups.
     """
     settings = settings or Settings()
     tell = progress or (lambda text, done, total: None)
+    groups = _groups(cases)
     with ExitStack() as stack:
         folder = Path(work) if work is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         bench = _Bench(settings, sequences, folder, build_options or {}, tell)
         for case in cases:
             bench.add_reference(case)
-        prepared = _without_needless_names([bench.prepare(case) for case in cases])
         before = provenance.collect(settings)
-        rows = recommend(_timed(prepared, settings, tell), settings.max_drop_mm)
-    return _report(prepared, rows, before, settings)
+        kept = Unfinished(unfinished, before, list(groups))
+        done: dict[int, _Prepared] = {}
+        for name, numbers in groups.items():
+            if (finished := kept.rows(name)) is None:
+                measured = bench.measure([cases[number] for number in numbers])
+                kept.keep(name, [(item.row, item.accuracy_data) for item in measured])
+            else:
+                tell(f"{name}: measured before the interruption", 0, 0)
+                measured = [_Prepared(row, accuracy_data=data) for row, data in finished]
+            done.update(zip(numbers, measured, strict=True))
+    prepared = _without_needless_names([done[number] for number in range(len(cases))])
+    several = len(groups) > 1
+    rows = tuple(item.row for item in prepared)
+    marked = rows if several else recommend(rows, settings.max_drop_mm)
+    return _report(prepared, marked, before, settings)
+
+
+def _groups(cases: Sequence[Case]) -> dict[str, list[int]]:
+    """The numbers of the cases by the model they are of; bundles join a model where there is but one."""
+    names = [_model_name(case) if isinstance(case, BuildCase) else "engines" for case in cases]
+    several = len(set(names) - {"engines"}) > 1
+    groups: dict[str, list[int]] = {}
+    for number, name in enumerate(names):
+        groups.setdefault(name if several else "engines", []).append(number)
+    return groups
+
+
+def _model_name(case: BuildCase) -> str:
+    lifter = case.model.lifter
+    return f"{lifter.name}-{lifter.frames}-{lifter.weights_sha256[:8]}"
 
 
 class _Bench:
@@ -134,6 +174,16 @@ class _Bench:
         if isinstance(case, BuildCase):
             self.references.add(case.model)
 
+    def measure(self, cases: Sequence[Case]) -> list[_Prepared]:
+        """The rows of a group with their times; the engines are closed after it."""
+        prepared = [self.prepare(case) for case in cases]
+        speed = cost.matrix_gflops()
+        rows = _timed(prepared, self.settings, self.tell)
+        return [
+            replace(item, row=_with_share(row, speed, self.settings.flip), engine=None)
+            for item, row in zip(prepared, rows, strict=True)
+        ]
+
     def prepare(self, case: Case) -> _Prepared:
         """The case's row without times, checked; never raises but for an interrupt."""
         row = empty_row(case)
@@ -145,12 +195,26 @@ class _Bench:
             poses = predict(engine.infer, data.windows)
             reference = self.references.poses(engine.manifest, data)
             checked = check_output(poses, reference, data, engine.manifest, self.settings.max_drop_mm)
+            if self.settings.flip:
+                row = self._flipped(row, engine)
+            row = replace(row, mflop=_mflop(engine))
         except Exception as error:  # one engine's trouble is one row
             missing = not runtime_installed(case, row.backend)
             return _Prepared(replace(row, status="missing" if missing else "failed", reason=one_line(error)))
         accuracy = engine.manifest.accuracy
         where = f"{accuracy.data}, {accuracy.keypoints} keypoints" if accuracy else ""
         return _Prepared(replace(row, checked=checked), engine, data, poses, where)
+
+    def _flipped(self, row: Row, engine: Engine) -> Row:
+        """The row with the errors of averaged poses, of the engine and of its torch model."""
+        if row.mpjpe_mm is None:
+            return row
+        self.tell(f"measuring {row.title} with mirroring", 0, 0)
+        sequences = one_camera_a_take(tuple(self.sequences[engine.manifest.input.skeleton]))
+        found = evaluate(engine.infer, sequences, engine.spec, flip=True)
+        before = self.references.flipped(engine.manifest, sequences, engine.spec)
+        change = None if before is None else found.mpjpe_mm - before.mpjpe_mm
+        return replace(row, mpjpe_mm=found.mpjpe_mm, p_mpjpe_mm=found.p_mpjpe_mm, change_mm=change)
 
     def _open(self, case: Case) -> Engine:
         from pstmo_edge.engine import load_engine
@@ -168,7 +232,12 @@ class _Bench:
         out = self.work / f"{lifter.name}-{lifter.frames}-{case.backend}-{case.precision}"
         tell("building", 0, 0)
         check_request(case.precision, case.backend, out, force=True)  # a missing runtime shows before any work is done
-        options = {"max_drop_mm": self.settings.max_drop_mm, **self.build_options}
+        options = {
+            "max_drop_mm": self.settings.max_drop_mm,
+            "data": self.settings.data,
+            "keypoints": self.settings.keypoints,
+            **self.build_options,
+        }
         prepared = self._prepared(case.model, tell)
         build(
             case.model, case.precision, case.backend, out=out, force=True, prepared=prepared, progress=tell, **options
@@ -177,21 +246,23 @@ class _Bench:
 
     def _prepared(self, model: Any, tell: Progress) -> Any:
         """The model's graph and its own error, made once for all its engines."""
-        from pstmo_edge.building import prepare
+        from pstmo_edge.building import prepare, prepare_unmeasured
 
         digest = model.lifter.weights_sha256
+        if digest not in self.prepared and model.lifter.weights == "random":
+            self.prepared[digest] = prepare_unmeasured(model, tell)
         if digest not in self.prepared:
             known = {name: self.build_options[name] for name in _PREPARING & self.build_options.keys()}
-            self.prepared[digest] = prepare(model, progress=tell, **{"keypoints": self.settings.keypoints, **known})
+            self.prepared[digest] = prepare(
+                model, progress=tell, **{"keypoints": self.settings.keypoints, "data": self.settings.data, **known}
+            )
         return self.prepared[digest]
 
     def _data(self, skeleton: str, spec: WindowSpec) -> HeldOut:
         if skeleton not in self.sequences:
             from pstmo_edge.datasets import load_sequences
 
-            self.sequences[skeleton] = load_sequences(
-                split="test", keypoints=self.settings.keypoints, skeleton=skeleton
-            )
+            self.sequences[skeleton] = load_sequences(self.settings.data, "test", self.settings.keypoints, skeleton)
         key = skeleton, spec
         if key not in self.held_out:
             self.held_out[key] = held_out(self.sequences[skeleton], spec, self.settings.check_windows)
@@ -219,14 +290,63 @@ def _without_needless_names(prepared: Sequence[_Prepared]) -> list[_Prepared]:
 
 def _timed(prepared: Sequence[_Prepared], settings: Settings, tell: Progress) -> list[Row]:
     """All rows; those whose output passed the check with their times."""
-    streams = {
-        number: (item.engine.infer, item.data.singles(settings.timing_windows))
-        for number, item in enumerate(prepared)
-        if item.engine is not None and item.data is not None
-    }
+    streams: dict[int, tuple[Infer, Sequence[FloatArray]]] = {}
+    sizes: dict[int, int] = {}
+    found: dict[int, Latency | Exception] = {}
+    for number, item in enumerate(prepared):
+        if item.engine is None or item.data is None:
+            continue
+        infer, batches = _infer(item.engine, settings), partial(item.data.batches, settings.timing_windows)
+        try:
+            sizes[number] = _batch_size(infer, batches, item.row, settings, tell)
+        except Exception as error:  # its trouble is its row
+            found[number] = error
+            continue
+        streams[number] = infer, batches(sizes[number])
     text = f"timing {len(streams)} engines in turns"
-    found = time_interleaved(streams, settings.timing, advance=lambda share: tell(text, round(100 * share), 100))
-    return [_with_latency(item.row, found.get(number)) for number, item in enumerate(prepared)]
+    found |= time_interleaved(streams, settings.timing, advance=lambda share: tell(text, round(100 * share), 100))
+    return [
+        _with_latency(replace(item.row, batch=sizes.get(number, 1)), found.get(number))
+        for number, item in enumerate(prepared)
+    ]
+
+
+def _infer(engine: Engine, settings: Settings) -> Infer:
+    """One forward, or with mirroring the two whose mean is the pose."""
+    if not settings.flip:
+        return engine.infer
+    given, wanted = get_skeleton(engine.manifest.input.skeleton), get_skeleton(engine.manifest.output.skeleton)
+
+    def both(windows: FloatArray) -> FloatArray:
+        mean: FloatArray = (engine.infer(windows) + mirrored(engine.infer(mirrored(windows, given)), wanted)) / 2
+        return mean
+
+    return both
+
+
+def _batch_size(
+    infer: Infer, batches: Callable[[int], Sequence[FloatArray]], row: Row, settings: Settings, tell: Progress
+) -> int:
+    if settings.scenario == "offline":
+        tell(f"looking for the best batch of {row.title}", 0, 0)
+        return best_batch(infer, batches)
+    return settings.streams if settings.scenario == "multi-stream" else 1
+
+
+def _mflop(engine: Engine) -> float | None:
+    """What a window costs by the model's architecture; None for a model that this version does not know."""
+    given = engine.manifest.input
+    try:
+        return cost.mflop(engine.manifest.model.name, given.frames, given.target_index)
+    except PstmoEdgeError:
+        return None
+
+
+def _with_share(row: Row, matrix_gflops: float, flip: bool) -> Row:
+    """The share of the machine's matrix speed that a row reached, all its forwards counted."""
+    if row.mflop is None or row.poses_per_s is None:
+        return row
+    return replace(row, limit_share=row.mflop * row.poses_per_s * (2 if flip else 1) / 1e3 / matrix_gflops)
 
 
 def _with_latency(row: Row, latency: Latency | Exception | None) -> Row:
@@ -252,7 +372,8 @@ def _report(
     prepared: Sequence[_Prepared], rows: tuple[Row, ...], found: Mapping[str, Any], settings: Settings
 ) -> Report:
     best = next((item for item, row in zip(prepared, rows, strict=True) if row.recommended), None)
-    shown = best or next((item for item in prepared if item.poses is not None), None)
+    # Poses of random weights show nothing.
+    shown = best or next((item for item in prepared if item.poses is not None and not item.row.weights), None)
     checked = [len(item.data.windows) for item in prepared if item.data is not None]
     report = Report(
         rows=rows,

@@ -13,7 +13,11 @@ from typing import Any
 
 from pstmo_edge import doctor
 from pstmo_edge.benchmarks.timing import TimingPlan
+from pstmo_edge.datasets import cmu_mocap
+from pstmo_edge.naming import unknown
 
+# One camera; many at once, whose windows share a forward; a recording, at the batch that passes most windows a second.
+SCENARIOS = ("single-stream", "multi-stream", "offline")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -25,8 +29,17 @@ class Settings:
     max_drop_mm: float = 1.0
     check_windows: int = 1024  # at 27 frames about two seconds for each engine
     timing_windows: int = 64  # the windows that are timed, in an endless circle
+    data: str = cmu_mocap.NAME
     keypoints: str = "gt"
+    scenario: str = "single-stream"  # one of SCENARIOS
+    streams: int = 8  # people or cameras at once, of multi-stream
+    flip: bool = False  # average with the mirrored window: two forwards a pose, and FPS counts both
     timing: TimingPlan = field(default_factory=TimingPlan)
+
+    def __post_init__(self) -> None:
+        """Refuse a scenario that is not there (UsageError)."""
+        if self.scenario not in SCENARIOS:
+            raise unknown("scenario", self.scenario, SCENARIOS)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pstmo_edge.arrays import FloatArray
 from pstmo_edge.backends import installed_version
 from pstmo_edge.benchmarks.checks import HeldOut, predict
+from pstmo_edge.datasets.sequences import PoseSequence
+from pstmo_edge.evaluation import Evaluation, evaluate
 from pstmo_edge.manifest import Manifest
+from pstmo_edge.windows import WindowSpec
 
 
 class References:
@@ -16,6 +20,7 @@ class References:
     def __init__(self) -> None:
         self._models: dict[str, Any] = {}
         self._poses: dict[tuple[str, int], tuple[HeldOut, FloatArray]] = {}
+        self._flipped: dict[str, Evaluation] = {}
 
     def add(self, model: Any) -> None:
         """Remember a model of the zoo."""
@@ -32,6 +37,15 @@ class References:
         if key not in self._poses:  # the data is kept beside its poses, so that its id stays its own
             self._poses[key] = data, predict(self._session(digest), data.windows)
         return self._poses[key][1]
+
+    def flipped(self, manifest: Manifest, sequences: Sequence[PoseSequence], spec: WindowSpec) -> Evaluation | None:
+        """The errors of that model, averaged with the mirrored input; None where it is not at hand."""
+        digest = manifest.model.weights_sha256
+        if digest not in self._models:
+            return None
+        if digest not in self._flipped:
+            self._flipped[digest] = evaluate(self._session(digest), sequences, spec, flip=True)
+        return self._flipped[digest]
 
     def _session(self, digest: str) -> Any:
         from pstmo_edge.backends.torch import TorchSession

@@ -16,6 +16,11 @@ from pstmo_edge.errors import UsageError
 from pstmo_edge.files import write_atomic, write_folder_atomic
 
 SCHEMA_VERSION = 1
+_BATCHES = {
+    "single-stream": "Batch 1",
+    "multi-stream": "{} streams, whose windows share a forward",
+    "offline": "Offline, each row at its best batch",
+}
 JSON_NAME, PAGE_NAME, PLOT_NAME, POSES_NAME = "report.json", "index.html", "fps_vs_mpjpe.png", "poses.png"
 
 
@@ -49,11 +54,18 @@ class Report:
         timed = [row.samples for row in self.rows if row.samples]
         count = f"{min(timed)} or more" if timed else "no"
         threads = provenance.describe_threads(self.provenance["threads"])
+        settings = self.provenance["settings"]
+        mirroring = "with mirroring: two forwards a pose" if settings.get("flip") else "without mirroring"
         return (
-            f"Batch 1, {threads}, without mirroring. Errors on {self.data}. Outputs checked on "
-            f"{self.checked_windows} held-out windows, then {count} windows a row timed in {rounds} interleaved "
-            f"rounds; FPS is 1 / mean latency."
+            f"{_BATCHES[settings.get('scenario', 'single-stream')].format(settings.get('streams'))}, {threads}, "
+            f"{mirroring}. Errors on {self.data}. Outputs checked on {self.checked_windows} held-out windows, then "
+            f"{count} forwards a row timed in {rounds} interleaved rounds; FPS is 1 / mean latency."
         )
+
+    @property
+    def models(self) -> tuple[tuple[str, int | None], ...]:
+        """Names and frames of the models that the rows are of, in order."""
+        return tuple(dict.fromkeys((row.model, row.frames) for row in self.rows if row.model))
 
     @property
     def noise(self) -> float:
@@ -84,6 +96,8 @@ class Report:
                 f"this report has schema {values.get('schema_version')}, this version reads {SCHEMA_VERSION}: "
                 f"run pstmo-edge bench again"
             )
+        if missing := {"rows", "summary", "data", "checked_windows", "provenance"} - values.keys():
+            raise UsageError(f"this is no report of a benchmark: it lacks {', '.join(sorted(missing))}")
         return cls(
             rows=tuple(Row.from_dict(row) for row in values["rows"]),
             summary=values["summary"],

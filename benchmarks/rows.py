@@ -91,11 +91,11 @@ def _best(rows: Sequence[Row], max_drop_mm: float) -> Row | None:
     fit = [row for row in rows if _within(row, max_drop_mm)]
     if not fit:
         return None
-    fastest = min(_p50(row) for row in fit)
-    fast = [row for row in fit if _p50(row) <= fastest * (1 + TIE)]
+    fastest = min(_pose_ms(row) for row in fit)
+    fast = [row for row in fit if _pose_ms(row) <= fastest * (1 + TIE)]
     smallest = min(_error(row) for row in fast)
     exact = [row for row in fast if _error(row) <= smallest + SAME_ERROR_MM]
-    return min(exact, key=lambda row: (row.size_bytes or 0, _p50(row)))
+    return min(exact, key=lambda row: (row.size_bytes or 0, _pose_ms(row)))
 
 
 def summary(rows: Sequence[Row], max_drop_mm: float, without_vnni: bool = False) -> str:
@@ -103,25 +103,44 @@ def summary(rows: Sequence[Row], max_drop_mm: float, without_vnni: bool = False)
 
     `without_vnni` says that the CPU is an x86 that lacks the instructions INT8 is fast with.
     """
+    if len({(row.model, row.frames) for row in rows if row.model}) > 1:
+        return _by_model(rows)
     best = next((row for row in rows if row.recommended), None)
+    if best is None and (fastest := min(filter(_timed, rows), key=_pose_ms, default=None)) and fastest.weights:
+        return f"Random weights have no error, so no row can be recommended. The fastest is {_speed(fastest)}."
     if best is None:
         return f"No row can be recommended: none passed its check and stays within {max_drop_mm:g} mm."
     return f"Recommended: {best.title}, {_why(best, rows, max_drop_mm)}. {_int8(rows, without_vnni)}"
 
 
+def _by_model(rows: Sequence[Row]) -> str:
+    """What the fastest engine of each of several models is; which model to use is for the errors to say."""
+    models = dict.fromkeys((row.model, row.frames) for row in rows if row.model)
+    parts = []
+    for model, frames in models:
+        timed = [row for row in rows if (row.model, row.frames) == (model, frames) and _timed(row)]
+        parts.append(f"{model} with {frames} frames {_speed(min(timed, key=_pose_ms)) if timed else 'none'}")
+    return f"The fastest engine of each: {'; '.join(parts)}."
+
+
+def _speed(row: Row) -> str:
+    return f"{row.title} ({row.poses_per_s or row.fps or 0:.0f} {'FPS' if row.batch == 1 else 'poses/s'})"
+
+
 def _why(best: Row, rows: Sequence[Row], max_drop_mm: float) -> str:
     rivals = [row for row in rows if _timed(row) and row is not best]
     within = [row for row in rivals if _within(row, max_drop_mm)]
-    speed = f"{_p50(best):.2f} ms a pose ({best.fps or 0:.0f} FPS)"
-    if any(_p50(row) <= _p50(best) * (1 + TIE) for row in within):
+    rate = f"{best.fps or 0:.0f} FPS" if best.batch == 1 else f"{best.poses_per_s or 0:.0f} poses/s"
+    speed = f"{_pose_ms(best):.2f} ms a pose ({rate})"
+    if any(_pose_ms(row) <= _pose_ms(best) * (1 + TIE) for row in within):
         return f"{speed}: as fast as any (differences under {TIE:.0%} are noise), {_tie_breaker(best, within)}"
-    if any(_p50(row) < _p50(best) for row in rivals):
+    if any(_pose_ms(row) < _pose_ms(best) for row in rivals):
         return f"{speed}: the fastest that loses no more than {max_drop_mm:g} mm"
     return f"{speed}: the fastest" if rivals else speed
 
 
 def _tie_breaker(best: Row, rivals: Sequence[Row]) -> str:
-    tied = [row for row in rivals if _p50(row) <= _p50(best) * (1 + TIE)]
+    tied = [row for row in rivals if _pose_ms(row) <= _pose_ms(best) * (1 + TIE)]
     if all(_error(row) > _error(best) + SAME_ERROR_MM for row in tied):
         return "and the smallest error"
     if all((row.size_bytes or 0) > (best.size_bytes or 0) for row in tied):
@@ -135,8 +154,8 @@ def _int8(rows: Sequence[Row], without_vnni: bool) -> str:
         return "No INT8 row passed, so INT8 brings nothing here."
     if fp32 is None:
         return "No FP32 row passed, so what INT8 brings is not known."
-    gain, cost = _p50(fp32) / _p50(int8), _cost(int8, fp32)
-    pair = f"{int8.backend} int8 {_p50(int8):.2f} ms, {fp32.backend} fp32 {_p50(fp32):.2f} ms"
+    gain, cost = _pose_ms(fp32) / _pose_ms(int8), _cost(int8, fp32)
+    pair = f"{int8.backend} int8 {_pose_ms(int8):.2f} ms, {fp32.backend} fp32 {_pose_ms(fp32):.2f} ms"
     if gain > 1 + TIE:
         return f"INT8 is {gain:.2f} times as fast as FP32 here ({pair}); {cost}."
     reason = ", whose CPU has no VNNI instructions" if without_vnni else ""
@@ -155,7 +174,7 @@ def _cost(int8: Row, fp32: Row) -> str:
 
 
 def _fastest(rows: Sequence[Row], precision: str) -> Row | None:
-    return min((row for row in rows if _timed(row) and row.precision == precision), key=_p50, default=None)
+    return min((row for row in rows if _timed(row) and row.precision == precision), key=_pose_ms, default=None)
 
 
 def _timed(row: Row) -> bool:
@@ -166,8 +185,9 @@ def _within(row: Row, max_drop_mm: float) -> bool:
     return _timed(row) and row.mpjpe_mm is not None and row.change_mm is not None and row.change_mm <= max_drop_mm
 
 
-def _p50(row: Row) -> float:
-    return float("inf") if row.p50_ms is None else row.p50_ms
+def _pose_ms(row: Row) -> float:
+    """The median time of a forward, shared by the windows that went through it."""
+    return float("inf") if row.p50_ms is None else row.p50_ms / row.batch
 
 
 def _error(row: Row) -> float:

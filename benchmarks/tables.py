@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pstmo_edge.benchmarks.report import Report
@@ -25,6 +26,22 @@ COLUMNS = (
     "FPS",
     "look-ahead\nms",
 )
+# The published columns are others' figures, on their device; all others were measured here.
+OVERVIEW = (
+    "model",
+    "MFLOP",
+    "published\nmm",
+    "published\nFPS",
+    "mm\nhere",
+    "fp32\nposes/s",
+    "fastest\nposes/s",
+    "fastest engine",
+)
+PUBLISHED_NOTE = (
+    "Published: errors on Human3.6M with CPN keypoints, averaged with the mirrored input; speeds on a GeForce GTX "
+    "3080 Ti, batch size not stated. Neither was measured here."
+)
+_STYLES = {"published\nmm": "dim", "published\nFPS": "dim"}
 _NARROW = {"precision": "preci-\nsion", "look-ahead\nms": "look-\nahead\nms"}
 _WIDE = 92  # characters, from which on no heading need be broken
 _TEXT_COLUMNS = 3  # the rest are numbers, to the right
@@ -38,7 +55,13 @@ def render(report: Report, console: Console | None = None) -> None:
 
     console = console or Console()
     show = _plain if console.options.ascii_only else str
-    console.print(table(report, console.width, console.options.ascii_only))
+    if len(report.models) > 1:
+        console.print(overview(report, console.options.ascii_only))
+        console.print(Text(show(PUBLISHED_NOTE if any(row.published for row in report.rows) else ""), "dim"))
+    for heading, rows in sections(report):
+        if heading:
+            console.print(Text(show(heading), "bold"))
+        console.print(table(rows, console.width, console.options.ascii_only))
     for row in report.rows:
         if row.status != "ok":
             console.print(Text.assemble((show(f"{row.title} {row.status}: "), _COLOURS[row.status]), show(row.reason)))
@@ -52,39 +75,107 @@ def render(report: Report, console: Console | None = None) -> None:
     console.print(Text(show(report.setting), "dim"))
 
 
-def table(report: Report, width: int = 100, ascii_only: bool = False) -> Table:
+def overview_cells(report: Report) -> list[tuple[str, ...]]:
+    """One line a model, under OVERVIEW: what was published of it, and what was measured here."""
+    lines: list[tuple[str, ...]] = []
+    for model, frames in report.models:
+        rows = [row for row in report.rows if (row.model, row.frames) == (model, frames)]
+        published = next((row.published for row in rows if row.published), None) or {}
+        timed = [row for row in rows if row.status == "ok" and row.fps is not None]
+        fastest = max(timed, key=lambda row: row.poses_per_s or 0.0, default=None)
+        float_row = next((row for row in timed if row.precision == "fp32"), None)
+        lines.append(
+            (
+                f"{model} {frames}",
+                number(rows[0].mflop or next((row.mflop for row in rows if row.mflop), None), ".0f"),
+                number(published.get("mpjpe_mm"), ".1f"),
+                number(published.get("fps"), ".0f"),
+                error_cell(float_row, ".1f", "no weights") if float_row else "-",
+                number(float_row.poses_per_s if float_row else None, ".0f"),
+                number(fastest.poses_per_s if fastest else None, ".0f"),
+                fastest.title if fastest else "none",
+            )
+        )
+    return lines
+
+
+def overview(report: Report, ascii_only: bool = False) -> Table:
+    """The models of a report as a rich table, published figures beside measured ones."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(box=None if ascii_only else box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for place, name in enumerate(OVERVIEW):
+        made.add_column(name, justify="left" if place in (0, len(OVERVIEW) - 1) else "right", style=_STYLES.get(name))
+    for line in overview_cells(report):
+        made.add_row(*line)
+    return made
+
+
+def sections(report: Report) -> list[tuple[str, list[Row]]]:
+    """The rows under a heading for each model; all under none where they are of one model."""
+    if len(report.models) < 2:
+        return [(weights_note(report.rows).removeprefix(": ").capitalize(), list(report.rows))]
+    by_model = [(model, [row for row in report.rows if (row.model, row.frames) == model]) for model in report.models]
+    found = [(f"{model}, {frames} frames{weights_note(rows)}", rows) for (model, frames), rows in by_model]
+    unknown = [row for row in report.rows if not row.model]
+    return [*found, ("engines that do not open", unknown)] if unknown else found
+
+
+def weights_note(rows: Sequence[Row]) -> str:
+    """What a heading adds for a model without weights."""
+    return ": random weights, timed only" if any(row.weights == "random" for row in rows) else ""
+
+
+def error_cell(row: Row, form: str, without: str) -> str:
+    """The MPJPE, or that there are no weights whose error could be measured."""
+    return without if row.weights == "random" else number(row.mpjpe_mm, form)
+
+
+def table(rows: Sequence[Row], width: int = 100, ascii_only: bool = False) -> Table:
     """The rows as a rich table for that many characters; a star marks the recommended one (">" in plain ASCII)."""
     from rich import box
     from rich.table import Table
 
     # Without rules between the columns eleven of them fit 80 characters.
     made = Table(box=None if ascii_only else box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    headings = [name if width >= _WIDE else _NARROW.get(name, name) for name in COLUMNS]
+    headings = [name if width >= _WIDE else _NARROW.get(name, name) for name in columns(rows)]
     lines = max(name.count("\n") for name in headings)
     for place, name in enumerate(headings):
         lowered = "\n" * (lines - name.count("\n")) + name  # headings stand on the rule, cells hang from the top
         made.add_column(lowered, justify="left" if place < _TEXT_COLUMNS else "right", no_wrap=True)
     star, space = ">" if ascii_only else "★", " " if width >= _WIDE else ""
-    for row in report.rows:
+    for row in rows:
         mark = (star if row.recommended else " ") + space
-        shown = _cells(row, mark)
+        shown = _cells(row, mark, batched(rows))
         made.add_row(*(map(_plain, shown) if ascii_only else shown), style="bold" if row.recommended else None)
     return made
 
 
-def cells(row: Row) -> tuple[str, ...]:
-    """What a row says in each of COLUMNS, without colours; "-" for what is not known."""
+def batched(rows: Sequence[Row]) -> bool:
+    """Whether more than one window went through a forward of any of the rows."""
+    return any(row.batch > 1 for row in rows)
+
+
+def columns(rows: Sequence[Row]) -> tuple[str, ...]:
+    """The headings over `cells`: batches are shown where there are any, and then all poses of a second count."""
+    named = {"size\nMB": "batch", "FPS": "poses\n/s"} if batched(rows) else {}
+    return tuple(named.get(name, name) for name in COLUMNS)
+
+
+def cells(row: Row, batches: bool = False) -> tuple[str, ...]:
+    """What a row says in each of `columns`, without colours; "-" for what is not known."""
     return (
         backend_cell(row),
         row.precision,
         row.status,
-        _megabytes(row.size_bytes),
-        number(row.mpjpe_mm, ".2f"),
+        (str(row.batch) if row.status == "ok" else "-") if batches else _megabytes(row.size_bytes),
+        error_cell(row, ".2f", "none"),  # the heading over the rows says why
         number(row.change_mm, "+.2f"),
         _milliseconds(row.p50_ms),
         _milliseconds(row.p90_ms),
         _milliseconds(row.p99_ms),
-        number(row.fps, ".0f"),
+        number(row.poses_per_s if batches else row.fps, ".0f"),
         number(row.lookahead_ms, ".0f"),
     )
 
@@ -108,10 +199,10 @@ def noise_note(report: Report) -> str | None:
     )
 
 
-def _cells(row: Row, mark: str) -> list[str]:
+def _cells(row: Row, mark: str, batches: bool) -> list[str]:
     from rich.markup import escape
 
-    backend, precision, status, *numbers = map(escape, cells(row))
+    backend, precision, status, *numbers = map(escape, cells(row, batches))
     backend = backend.replace("\n", "\n" + " " * len(mark))
     return [mark + backend, precision, f"[{_COLOURS[row.status]}]{status}[/]", *numbers]
 

@@ -18,6 +18,7 @@ Infer: TypeAlias = Callable[[FloatArray], object]
 Clock: TypeAlias = Callable[[], int]  # nanoseconds
 
 _NS = 1e9
+_GAIN = 1.03  # what a doubled batch must bring to be worth its delay
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,33 @@ def time_interleaved(
             if advance is not None:
                 advance((number * len(keys) + place + 1) / (plan.rounds * len(keys)))
     return {key: stream.error or summarise(stream.rounds) for key, stream in streams.items()}
+
+
+def best_batch(
+    infer: Infer,
+    batches: Callable[[int], Sequence[FloatArray]],
+    *,
+    largest: int = 256,
+    seconds: float = 0.25,
+    clock: Clock = time.perf_counter_ns,
+) -> int:
+    """The batch size, a power of two, at which the most windows pass in a second.
+
+    `batches` gives the windows in batches of a size. The search ends when two doublings in a row bring less than 3 %.
+    """
+    best, fastest, size, idle = 1, 0.0, 1, 0
+    while size <= largest and idle < 2:
+        stream = _Stream(infer, cycle(batches(size)))
+        _spend(stream, seconds / 4, clock)
+        samples = _spend(stream, seconds, clock)
+        if stream.error is not None:
+            raise stream.error
+        rate = size / float(np.median(samples))
+        idle = 0 if rate > fastest * _GAIN else idle + 1
+        if rate > fastest * _GAIN:
+            best, fastest = size, rate
+        size *= 2
+    return best
 
 
 def summarise(rounds: Sequence[Sequence[int]]) -> Latency:

@@ -87,11 +87,14 @@ def check_request(
 
 @dataclass(frozen=True)
 class Prepared:
-    """A model's graph and the error of the model itself: the same for every backend and precision."""
+    """A model's graph and the error of the model itself: the same for every backend and precision.
+
+    Without `before` nothing is measured and nothing gated: the weights mean nothing, and only speed is of interest.
+    """
 
     source: Source
     held_out: Sequence[PoseSequence]
-    before: Evaluation
+    before: Evaluation | None
     data: str
     keypoints: str
 
@@ -105,8 +108,6 @@ def prepare(
 ) -> Prepared:
     """Export a model, check the graph, and measure the model on held-out motion; raises UsageError and DataError."""
     from pstmo_edge.backends.torch import TorchSession
-    from pstmo_edge.builders import Source
-    from pstmo_edge.export import export_onnx, exportable
 
     if held_out is None:
         skeleton = model.lifter.skeleton
@@ -117,10 +118,22 @@ def prepare(
     check_skeleton(held_out, model.lifter.skeleton, data)
     for sequence in held_out:
         sequence.true_poses()
-    progress("exporting the graph and checking it against the model", 0, 0)
-    source = Source(model, export_onnx(exportable(model)))
+    source = _exported(model, progress)
     before = _measured(TorchSession(model).run, held_out, model.lifter.window, "measuring the fp32 model", progress)
     return Prepared(source, held_out, before, data, keypoints)
+
+
+def prepare_unmeasured(model: nn.Module, progress: Progress = lambda text, done, total: None) -> Prepared:
+    """Export a model whose weights mean nothing: its engines have no error to gate, and their manifests say none."""
+    return Prepared(_exported(model, progress), (), None, "", "")
+
+
+def _exported(model: nn.Module, progress: Progress) -> Source:
+    from pstmo_edge.builders import Source
+    from pstmo_edge.export import export_onnx, exportable
+
+    progress("exporting the graph and checking it against the model", 0, 0)
+    return Source(model, export_onnx(exportable(model)))
 
 
 def build(
@@ -215,10 +228,12 @@ class _Build:
         manifest = self._manifest(built, builder.method, keep_float, after)
         return write_bundle(self.request.out, manifest, built.artifacts, force=self.request.force)
 
-    def _measure(self, built: Built, text: str) -> Evaluation:
+    def _measure(self, built: Built, text: str) -> Evaluation | None:
+        if self.prepared.before is None:
+            return None
         return _measured(built.session.run, self.prepared.held_out, self.window, text, self.tell)
 
-    def _quantize(self, builder: Builder, windows: FloatArray) -> tuple[Built, Evaluation, tuple[str, ...]]:
+    def _quantize(self, builder: Builder, windows: FloatArray) -> tuple[Built, Evaluation | None, tuple[str, ...]]:
         """INT8, with as many of the most sensitive layers in float as the limit on the error asks for."""
         source, target = self.prepared.source, self.request.target
         ends = MODELS[self.model.lifter.name].ends
@@ -254,11 +269,14 @@ class _Build:
 
         return list(layer_costs(graph, windows, self.request.target, layers, advance))
 
-    def _drop(self, after: Evaluation) -> float:
-        return after.mpjpe_mm - self.prepared.before.mpjpe_mm
+    def _drop(self, after: Evaluation | None) -> float:
+        before = self.prepared.before
+        return 0.0 if before is None or after is None else after.mpjpe_mm - before.mpjpe_mm
 
-    def _check_drop(self, after: Evaluation) -> None:
+    def _check_drop(self, after: Evaluation | None) -> None:
         drop, before = self._drop(after), self.prepared.before
+        if before is None or after is None:
+            return
         if not drop <= self.request.max_drop_mm:
             raise AccuracyError(
                 f"{self.request.precision} on {self.request.backend} raises the error by {drop:.2f} mm (from "
@@ -271,9 +289,9 @@ class _Build:
         built: Built,
         method: str,
         keep_float: tuple[str, ...],
-        after: Evaluation,
+        after: Evaluation | None,
     ) -> Manifest:
-        request, prepared, lifter = self.request, self.prepared, self.model.lifter
+        request, lifter = self.request, self.model.lifter
         versions = require(request.backend)
         quantized, used = request.precision == "int8", self.calibration
         return Manifest(
@@ -310,13 +328,19 @@ class _Build:
             calibration=None
             if used is None
             else Calibration(method=method, windows=len(used.windows), key=used.key, source=used.source),
-            accuracy=Accuracy(
-                data=f"{prepared.data}, test split, {after.windows} windows",
-                keypoints=prepared.keypoints,
-                before=_errors(prepared.before),
-                after=_errors(after),
-                max_drop_mm=request.max_drop_mm,
-            ),
+            accuracy=self._accuracy(after),
+        )
+
+    def _accuracy(self, after: Evaluation | None) -> Accuracy | None:
+        prepared = self.prepared
+        if prepared.before is None or after is None:
+            return None
+        return Accuracy(
+            data=f"{prepared.data}, test split, {after.windows} windows",
+            keypoints=prepared.keypoints,
+            before=_errors(prepared.before),
+            after=_errors(after),
+            max_drop_mm=self.request.max_drop_mm,
         )
 
 

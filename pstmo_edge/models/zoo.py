@@ -150,7 +150,7 @@ def create_model(
     model = _module(name, frames, target_index, {} if dropout is None else {"dropout": dropout}, pose_skeleton)
     step = t_downsample or (2 if frames == 243 and architecture.family == "p-stmo" else 1)
     model.lifter = Lifter(
-        name, frames, step, frame_rate, "random", _digest(model), target_index, skeleton, pose_skeleton
+        name, frames, step, frame_rate, "random", weights_digest(model), target_index, skeleton, pose_skeleton
     )
     return model
 
@@ -215,7 +215,7 @@ def load_model(
     if data.metres != 1:
         state = {n: a * np.float32(data.metres) if n.startswith(_HEADS) else a for n, a in state.items()}
     put_weights(model, state, str(checkpoint or source), f"{name} with {frames} frames")
-    model.lifter = dataclasses.replace(model.lifter, weights=source, weights_sha256=_digest(model))
+    model.lifter = dataclasses.replace(model.lifter, weights=source, weights_sha256=weights_digest(model))
     return model.eval()
 
 
@@ -274,7 +274,7 @@ def _bundled(name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         return load_weights(path)
 
 
-def _digest(model: nn.Module) -> str:
+def weights_digest(model: nn.Module) -> str:
     """SHA-256 over every name, shape and value of the weights, in order of name."""
     digest = hashlib.sha256()
     for name, array in sorted(state_arrays(model).items()):

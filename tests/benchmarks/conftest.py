@@ -101,7 +101,9 @@ class FakeEngine:
 
 
 def make_model():
-    return SimpleNamespace(lifter=SimpleNamespace(name="p-stmo-s", frames=9, weights_sha256=DIGEST), predict=lift)
+    return SimpleNamespace(
+        lifter=SimpleNamespace(name="p-stmo-s", frames=9, weights="toy", weights_sha256=DIGEST), predict=lift
+    )
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from pstmo_edge.benchmarks import cases as cases_module
 from pstmo_edge.benchmarks import harness
 from pstmo_edge.benchmarks.cases import DEFAULT_ROWS, BuildCase, BundleCase, default_cases
-from pstmo_edge.benchmarks.harness import run, run_default
+from pstmo_edge.benchmarks.harness import run, run_report
 from pstmo_edge.bundle import open_bundle, write_bundle
 from pstmo_edge.errors import AccuracyError, BackendError, UsageError
 
@@ -206,10 +206,10 @@ def test_a_bundle_that_does_not_open_is_a_failed_row(settings, fakes, tmp_path):
     json.dumps(report.to_dict(), allow_nan=False)
 
 
-def test_run_default_writes_its_report(shop, fakes, settings, tmp_path, monkeypatch):
+def test_run_report_writes_its_report(shop, fakes, settings, tmp_path, monkeypatch):
     stock_all(shop, fakes)
-    monkeypatch.setattr("pstmo_edge.datasets.load_sequences", lambda **options: fakes.sequences())
-    report = run_default(fakes.model(), tmp_path / "report", settings=settings)
+    monkeypatch.setattr("pstmo_edge.datasets.load_sequences", lambda *_: fakes.sequences())
+    report = run_report(default_cases(fakes.model()), tmp_path / "report", settings=settings)
     written = json.loads((tmp_path / "report" / "report.json").read_text())
     assert [row["backend"] for row in written["rows"]] == [row[0] for row in DEFAULT_ROWS]
     assert written["recommended"] == report.recommended.to_dict()
@@ -222,10 +222,10 @@ def test_run_default_writes_its_report(shop, fakes, settings, tmp_path, monkeypa
 def test_an_existing_report_is_refused_before_anything_is_measured(shop, fakes, tmp_path):
     (tmp_path / "report").mkdir()
     with pytest.raises(UsageError, match="exists already; add --force"):
-        run_default(fakes.model(), tmp_path / "report")
+        run_report(default_cases(fakes.model()), tmp_path / "report")
     (tmp_path / "report" / "thesis.txt").write_text("mine")
     with pytest.raises(UsageError, match="is no folder with a report"):
-        run_default(fakes.model(), tmp_path / "report", force=True)
+        run_report(default_cases(fakes.model()), tmp_path / "report", force=True)
     assert shop.prepared == 0
     assert (tmp_path / "report" / "thesis.txt").read_text() == "mine"
 
