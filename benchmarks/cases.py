@@ -65,7 +65,7 @@ def table_cases(table: str, weights: Path | None = None) -> list[Case]:
         raise unknown("table", table, TABLES)
     if weights is not None and not weights.is_dir():
         raise DataError(f"no such folder of weights: {weights}")
-    models = [_with_weights(*wanted, weights) for wanted in TABLES[table]]
+    models = [with_weights(*wanted, weights) for wanted in TABLES[table]]
     return [BuildCase(model, *row) for model in models for row in DEFAULT_ROWS]
 
 
@@ -80,11 +80,11 @@ def model_cases(text: str) -> list[Case]:
         if not frames.isdigit():
             have = ", ".join(bundled_weights())
             raise UsageError(f"{text} is neither an engine nor weights in the box ({have}) nor a model as p-stmo-s-243")
-        model = _with_weights(name, int(frames), None)
+        model = with_weights(name, int(frames), None)
     return [BuildCase(model, *row) for row in DEFAULT_ROWS]
 
 
-def _with_weights(name: str, frames: int, folder: Path | None) -> Any:
+def with_weights(name: str, frames: int, folder: Path | None) -> Any:
     """A model of the zoo, in evaluation mode; without weights its random ones are the same at every call."""
     import torch
 

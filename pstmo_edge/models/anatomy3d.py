@@ -150,7 +150,11 @@ class Anatomy3D(nn.Module):
                 shared = over_time(level, None, levels[number], reach, strided)  # [B, frames of that level, C]
                 tokens = torch.arange(x.shape[1] // _TAPS) * reach * _TAPS
                 places = (torch.arange(poses)[:, None] + tokens).to(x.device)
-                y = over_time(own, conv.bias, x, 1, strided=True) + shared[:, places].flatten(0, 1)
+                if number == 0:  # all tokens of a pose are still alike, so one product serves them all
+                    mine = F.linear(x[:, :1], own.sum(-1), conv.bias)
+                else:
+                    mine = over_time(own, conv.bias, x, 1, strided=True)
+                y = mine + shared[:, places].flatten(0, 1)
             y = self._step(y, self.layers_bn1[2 * number])
             x = x[:, 1::_TAPS] + self._step(pointwise(point, y), self.layers_bn1[2 * number + 1])
             reach *= _TAPS
