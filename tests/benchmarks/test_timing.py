@@ -1,9 +1,11 @@
 """Timing, with a clock that only the engines move."""
 
+import time
+
 import numpy as np
 import pytest
 
-from pstmo_edge.benchmarks.timing import TimingPlan, summarise, time_interleaved
+from pstmo_edge.benchmarks.timing import TimingPlan, best_batch, summarise, time_interleaved
 
 PLAN = TimingPlan(rounds=4, slice_s=0.1, settle_s=0.02, warmup_s=0.05)
 WINDOWS = [np.full((1, 9, 17, 2), number, np.float32) for number in range(3)]
@@ -103,3 +105,50 @@ def test_noise_is_half_the_range_of_the_medians():
 def test_a_plan_that_measures_nothing_is_refused(wrong):
     with pytest.raises(ValueError, match="nothing would be measured"):
         TimingPlan(**wrong)
+
+
+def test_the_harness_adds_less_than_two_per_cent_to_a_millisecond():
+    """An engine that spins for exactly 1 ms by the clock: what is measured above that is the harness's own."""
+
+    def infer(window):
+        end = time.perf_counter_ns() + 1_000_000
+        while time.perf_counter_ns() < end:
+            pass
+
+    plan = TimingPlan(rounds=4, slice_s=0.1, settle_s=0.01, warmup_s=0.01)
+    found = time_interleaved({0: (infer, WINDOWS)}, plan)[0]
+    assert 1.0 <= found.p50_ms < 1.02, f"{found.p50_ms:.4f} ms for an engine of 1 ms"
+    # Between two windows it does next to nothing, so the times of all add up to the slices'.
+    assert found.samples * found.mean_ms / 1e3 > 0.98 * plan.rounds * plan.slice_s
+
+
+def test_percentiles_of_a_known_distribution():
+    """Latencies drawn from a lognormal distribution, whose quantiles are known: exp(m + s z)."""
+    rng = np.random.default_rng(3)
+    middle, spread = np.log(2.0), 0.25
+    rounds = [np.exp(middle + spread * rng.standard_normal(50_000)) * 1e6 for _ in range(4)]
+    found = summarise(rounds)
+    for measured, z in ((found.p50_ms, 0.0), (found.p90_ms, 1.281552), (found.p99_ms, 2.326348)):
+        assert measured == pytest.approx(np.exp(middle + spread * z), rel=0.01)
+    assert found.mean_ms == pytest.approx(np.exp(middle + spread**2 / 2), rel=0.005)
+    assert found.percentiles_ms[10] == found.p50_ms
+    assert found.percentiles_ms[18] == found.p90_ms
+    assert len(found.percentiles_ms) == 21
+    assert list(found.percentiles_ms) == sorted(found.percentiles_ms)
+
+
+def test_jitter_is_the_mean_step_within_a_round():
+    found = summarise([[1e6, 3e6, 2e6], [9e6, 9e6]])
+    assert found.jitter_ms == pytest.approx((2 + 1 + 0) / 3), "the step from one round to the next is none"
+
+
+def test_the_best_batch_is_where_doubling_stops_to_pay():
+    clock = Clock()
+
+    def infer(windows):
+        clock.now += int((1.0 + 0.1 * min(len(windows), 8) + 1.0 * max(0, len(windows) - 8)) * 1e6)
+
+    def batches(size):
+        return [np.zeros((size, 9, 17, 2), np.float32)]
+
+    assert best_batch(infer, batches, clock=clock) == 8
