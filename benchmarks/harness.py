@@ -6,8 +6,10 @@ goes on where it was.
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -31,6 +33,7 @@ from pstmo_edge.benchmarks.cases import (
     runtime_installed,
 )
 from pstmo_edge.benchmarks.checks import HeldOut, check_output, errors_mm, held_out, predict
+from pstmo_edge.benchmarks.devices import PowerMeter, read_device, throttled
 from pstmo_edge.benchmarks.provenance import Settings
 from pstmo_edge.benchmarks.references import References
 from pstmo_edge.benchmarks.report import Report, refuse_existing, write_report
@@ -114,7 +117,7 @@ def run(
         bench = _Bench(settings, sequences, folder, build_options or {}, tell)
         for case in cases:
             bench.add_reference(case)
-        before = provenance.collect(settings)
+        before, device = provenance.collect(settings), read_device()
         kept = Unfinished(unfinished, before, list(groups))
         done: dict[int, _Prepared] = {}
         for name, numbers in groups.items():
@@ -125,6 +128,8 @@ def run(
                 tell(f"{name}: measured before the interruption", 0, 0)
                 measured = [_Prepared(row, accuracy_data=data) for row, data in finished]
             done.update(zip(numbers, measured, strict=True))
+        if device is not None and (after := read_device()) is not None:
+            before["throttled"] = list(throttled(device, after))
     prepared = _without_needless_names([done[number] for number in range(len(cases))])
     several = len(groups) > 1
     rows = tuple(item.row for item in prepared)
@@ -305,10 +310,29 @@ def _timed(prepared: Sequence[_Prepared], settings: Settings, tell: Progress) ->
         streams[number] = infer, batches(sizes[number])
     text = f"timing {len(streams)} engines in turns"
     found |= time_interleaved(streams, settings.timing, advance=lambda share: tell(text, round(100 * share), 100))
-    return [
+    rows = [
         _with_latency(replace(item.row, batch=sizes.get(number, 1)), found.get(number))
         for number, item in enumerate(prepared)
     ]
+    for number, (infer, windows) in streams.items():
+        if rows[number].status == "ok":
+            rows[number] = _with_power(rows[number], infer, windows)
+    return rows
+
+
+def _with_power(row: Row, infer: Infer, windows: Sequence[FloatArray], seconds: float = 1.0) -> Row:
+    """The row with what the device draws while nothing else is measured, and the energy of a pose."""
+    with PowerMeter() as meter:
+        if not meter.source:
+            return row
+        poses, start = 0, time.monotonic()
+        for window in itertools.cycle(windows):
+            infer(window)
+            poses += len(window)
+            if (spent := time.monotonic() - start) >= seconds:
+                break
+    watts = meter.mean_watts()
+    return row if watts is None else replace(row, power_w=watts, energy_mj=1e3 * watts * spent / poses)
 
 
 def _infer(engine: Engine, settings: Settings) -> Infer:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pstmo_edge import doctor
+from pstmo_edge.benchmarks.devices import read_device, read_gpus
 from pstmo_edge.benchmarks.timing import TimingPlan
 from pstmo_edge.datasets import cmu_mocap
 from pstmo_edge.naming import unknown
@@ -58,6 +59,8 @@ def collect(settings: Settings) -> dict[str, Any]:
         "cpu_features": list(found.cpu_features),
         "target": found.target,
         "board": found.board,
+        "device": None if (device := read_device()) is None else device.to_dict(),
+        "gpu_readings": read_gpus(),
         "gpus": list(found.gpus),
         "memory_bytes": found.memory_total,
         "os": found.os,

@@ -54,7 +54,11 @@ def measure(name: str, frames: int, rounds: int) -> dict[str, Any]:
         poses: Tensor = model.forward_sequence(whole)[0]
         return poses
 
-    ways = {"frame by frame": partial(by_window, 1), "in batches": partial(by_window, BATCH), "whole": at_once}
+    ways: dict[str, Callable[[], Tensor]] = {
+        "frame by frame": partial(by_window, 1),
+        "in batches": partial(by_window, BATCH),
+        "whole": at_once,
+    }
     with torch.inference_mode():
         one, two = by_window(BATCH), at_once()
         difference = float((one - two).abs().max() / one.abs().max())

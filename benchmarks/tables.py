@@ -70,8 +70,9 @@ def render(report: Report, console: Console | None = None) -> None:
             console.print(Text(show(f"{row.title} leaves in float: {', '.join(row.left_in_float)}"), "dim"))
     console.print()
     console.print(Text(show(report.summary), "bold"))
-    if (doubt := noise_note(report)) is not None:
-        console.print(Text(show(doubt), "yellow"))
+    for doubt in (noise_note(report), throttling_note(report)):
+        if doubt is not None:
+            console.print(Text(show(doubt), "yellow"))
     console.print(Text(show(report.setting), "dim"))
 
 
@@ -197,6 +198,12 @@ def noise_note(report: Report) -> str | None:
         f"The machine was busy: medians moved by up to ±{report.noise:.0%} between rounds. The rows shared that "
         f"noise, so their order holds better than their times; measure again on an idle machine."
     )
+
+
+def throttling_note(report: Report) -> str | None:
+    """A warning where the device slowed itself down while it was measured."""
+    found = report.provenance.get("throttled")
+    return f"The device throttled while it was measured: {'; '.join(found)}." if found else None
 
 
 def _cells(row: Row, mark: str, batches: bool) -> list[str]:

@@ -5,9 +5,10 @@ import json
 
 import numpy as np
 import pytest
+from jetson_trees import write_board
 
 from pstmo_edge.benchmarks import cases as cases_module
-from pstmo_edge.benchmarks import harness
+from pstmo_edge.benchmarks import devices, harness, provenance, tables
 from pstmo_edge.benchmarks.cases import DEFAULT_ROWS, BuildCase, BundleCase, default_cases
 from pstmo_edge.benchmarks.harness import run, run_report
 from pstmo_edge.bundle import open_bundle, write_bundle
@@ -239,3 +240,28 @@ def test_errors_become_one_line():
 def test_settings_are_plain_values(settings):
     assert settings.to_dict()["timing"]["rounds"] == 2
     assert dataclasses.replace(settings, threads=1).to_dict()["threads"] == 1
+
+
+def test_power_and_throttling_of_a_board_are_reported(bench, shop, fakes, tmp_path, monkeypatch):
+    """A board that draws 6.21 W and starts to throttle while it is measured."""
+    root, reads = tmp_path / "board", []
+    write_board(root, "orin-nano")
+
+    def read(given=root):
+        reads.append(given)
+        if len(reads) == 3:
+            write_board(root, "orin-nano", throttled=True)
+        return devices.read_device(given)
+
+    shop.stock["onnxruntime", "fp32"] = fakes.Engine(fakes.manifest())
+    monkeypatch.setattr(provenance, "read_device", read)
+    monkeypatch.setattr(harness, "read_device", read)
+    monkeypatch.setattr(harness, "PowerMeter", lambda: devices.PowerMeter(root))
+    report = bench()
+    (row,) = report.rows
+    assert row.power_w == pytest.approx(6.21, abs=0.01)
+    assert 0 < row.energy_mj < 1e3 * row.power_w
+    assert report.provenance["device"]["module"] == "Orin Nano 8GB (developer kit)"
+    assert tables.throttling_note(report).startswith(
+        "The device throttled while it was measured: cpu-throttle-alert was active; 2 over-current events"
+    )
