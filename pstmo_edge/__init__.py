@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from pstmo_edge.datasets import load_sequences
     from pstmo_edge.engine import Engine, load_engine
     from pstmo_edge.evaluation import evaluate
+    from pstmo_edge.models.emission import emitting
     from pstmo_edge.models.zoo import create_model, load_model
 
 _HOMES = {
     "Engine": "engine",
     "build": "building",
     "create_model": "models.zoo",
+    "emitting": "models.emission",
     "evaluate": "evaluation",
     "load_engine": "engine",
     "load_model": "models.zoo",
@@ -30,6 +32,7 @@ __all__ = [
     "__version__",
     "build",
     "create_model",
+    "emitting",
     "evaluate",
     "load_engine",
     "load_model",

@@ -16,6 +16,7 @@ from pstmo_edge.bundle import (
     BackendSpec,
     Bundle,
     Calibration,
+    EmittedFrames,
     Errors,
     InputSpec,
     Manifest,
@@ -30,7 +31,6 @@ from pstmo_edge.datasets import cmu_mocap, load_sequences, one_camera_a_take
 from pstmo_edge.datasets.sequences import PoseSequence, check_skeleton
 from pstmo_edge.errors import AccuracyError, BackendError, DataError, UsageError
 from pstmo_edge.evaluation import Evaluation, Predict, evaluate
-from pstmo_edge.models.zoo import MODELS
 from pstmo_edge.skeletons import get_skeleton
 from pstmo_edge.targets import Target, resolve_target, runs_here
 from pstmo_edge.windows import WindowSpec
@@ -236,7 +236,7 @@ class _Build:
     def _quantize(self, builder: Builder, windows: FloatArray) -> tuple[Built, Evaluation | None, tuple[str, ...]]:
         """INT8, with as many of the most sensitive layers in float as the limit on the error asks for."""
         source, target = self.prepared.source, self.request.target
-        ends = MODELS[self.model.lifter.name].ends
+        ends = self.model.lifter.ends
         keep_float = list(ends)
         waiting: list[str] | None = None
         while True:
@@ -306,7 +306,13 @@ class _Build:
                 target_index=self.window.target,
                 lookahead_frames=lifter.frames - 1 - self.window.target,
             ),
-            output=OutputSpec(skeleton=lifter.pose_skeleton, joints=get_skeleton(lifter.pose_skeleton).joints),
+            output=OutputSpec(
+                skeleton=lifter.pose_skeleton,
+                joints=get_skeleton(lifter.pose_skeleton).joints,
+                frames=None
+                if lifter.emitted is None
+                else EmittedFrames(first=lifter.emitted[0], count=lifter.emitted[1]),
+            ),
             model=ModelSpec(
                 name=lifter.name,
                 config=_plain(self.model.config),
@@ -336,7 +342,7 @@ class _Build:
         if prepared.before is None or after is None:
             return None
         return Accuracy(
-            data=f"{prepared.data}, test split, {after.windows} windows",
+            data=f"{prepared.data}, test split, {after.windows} windows{_each(after)}",
             keypoints=prepared.keypoints,
             before=_errors(prepared.before),
             after=_errors(after),
@@ -356,6 +362,11 @@ def _measured(
         tell(text, done, total)
 
     return evaluate(predict, sequences, window, advance=advance)
+
+
+def _each(found: Evaluation) -> str:
+    """What an account of windows adds where they are not as many as the frames."""
+    return "" if found.frames == found.windows else f" for {found.frames} frames"
 
 
 def _errors(found: Evaluation) -> Errors:

@@ -52,6 +52,10 @@ TrainedOn = Annotated[
     str,
     typer.Option(help="What published weights were trained on: human36m, mpi-inf-3dhp (millimetres) or in-the-wild."),
 ]
+Emit = Annotated[
+    str,
+    typer.Option(help="Poses of a window: centre (one), all, or the odd number of middle frames; P-STMO's family."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output folder.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the runtime (its own choice by default).")]
 
@@ -103,6 +107,7 @@ def build(
     trained_on: TrainedOn = "human36m",
     precision: Annotated[str, typer.Option(help="fp32 or int8.")] = "int8",
     backend: Annotated[str, typer.Option(help="onnxruntime, openvino or torch.")] = "onnxruntime",
+    emit: Emit = "centre",
     calib: Data = "cmu-mocap",
     keypoints: Keypoints = "gt",
     max_drop_mm: Annotated[float, typer.Option(help="How much INT8 may raise the MPJPE, millimetres.")] = 1.0,
@@ -121,6 +126,7 @@ def build(
     options: dict[str, Any] = {"target": target, "max_drop_mm": max_drop_mm, "force": force}
     check_request(precision, backend, out, **options)
     lifter = pe.load_model(model, frames, checkpoint, t_downsample=t_downsample, trained_on=trained_on)
+    lifter = pe.emitting(lifter, emit)
     with console.progress_bar() as bar:
         bundle = pe.build(lifter, precision, backend, out=out, data=calib, keypoints=keypoints, progress=bar, **options)
     if as_json:
@@ -138,6 +144,7 @@ def evaluate(
     checkpoint: Checkpoint = None,
     t_downsample: Step = None,
     trained_on: TrainedOn = "human36m",
+    emit: Emit = "centre",
     refine: Annotated[
         str | None, typer.Option(help="Refine the poses with this module's weights; takes the root's true depth.")
     ] = None,
@@ -162,6 +169,8 @@ def evaluate(
         raise unknown("protocol", protocol, ("h36m", "3dhp"))
     if engine is not None and (model is not None or checkpoint is not None):
         raise UsageError("give an engine, or --model and --checkpoint, not both")
+    if model is None and checkpoint is None and emit != "centre":
+        raise UsageError("--emit is for --model and --checkpoint: an engine emits what it was built for")
     if protocol != "3dhp" and predictions is not None:
         raise UsageError("--predictions is for --protocol 3dhp")
     if protocol == "3dhp" and refine is not None:
@@ -170,6 +179,7 @@ def evaluate(
         from pstmo_edge.backends.torch import TorchSession
 
         lifter = pe.load_model(model, frames, checkpoint, t_downsample=t_downsample, trained_on=trained_on)
+        lifter = pe.emitting(lifter, emit)
         about = lifter.lifter
         predict, window, skeleton = TorchSession(lifter).run, about.window, about.skeleton
         name = f"{about.name}, {about.frames} frames, torch"
@@ -200,7 +210,8 @@ def evaluate(
     if as_json:
         _print_json(result)
         return
-    console.stdout.print(f"{name}: {data}, test split, {keypoints} keypoints, {result['windows']} windows, {mirrored}")
+    windows = f"{result['windows']} windows" + (f" of {window.emitted} poses each" if window.emitted else "")
+    console.stdout.print(f"{name}: {data}, test split, {keypoints} keypoints, {windows}, {mirrored}")
     console.stdout.print(table)
 
 

@@ -139,12 +139,9 @@ def _manifest_rows(manifest: Manifest) -> Iterator[tuple[str, str]]:
     if manifest.precision.requested == "int8":
         yield "target", f"{manifest.target.name}, {manifest.target.weight_bits}-bit weights"
     yield "input", f"(B, {given.frames}, {len(given.joints)}, 2) {given.skeleton}, {given.normalisation}"
-    yield "output", f"(B, {len(result.joints)}, 3) {result.units}, {result.frame}; {result.camera_convention}"
-    yield (
-        "window",
-        f"every {ordinal(given.t_downsample)} frame of {given.frame_rate:g} a second; the pose is frame "
-        f"{given.target_index}'s, so it waits {given.lookahead_ms:.0f} ms for the {given.lookahead_frames} after it",
-    )
+    several = "" if result.frames is None else f"{result.frames.count}, "
+    yield "output", f"(B, {several}{len(result.joints)}, 3) {result.units}, {result.frame}; {result.camera_convention}"
+    yield "window", f"every {ordinal(given.t_downsample)} frame of {given.frame_rate:g} a second; {_emitted(manifest)}"
     if manifest.accuracy is not None:
         yield "accuracy", accuracy_text(manifest)
     if manifest.calibration is not None:
@@ -153,6 +150,20 @@ def _manifest_rows(manifest: Manifest) -> Iterator[tuple[str, str]]:
     for entry in manifest.files:
         yield "file", f"{entry.path}, {entry.size / 1e6:.2f} MB, sha256 {entry.sha256[:12]}"
     yield "built", f"{manifest.created:%Y-%m-%d %H:%M} UTC by pstmo-edge {manifest.pstmo_edge_version}"
+
+
+def _emitted(manifest: Manifest) -> str:
+    """Whose poses come out, and how long they wait."""
+    given, frames = manifest.input, manifest.output.frames
+    if frames is None:
+        return (
+            f"the pose is frame {given.target_index}'s, so it waits {given.lookahead_ms:.0f} ms for the "
+            f"{given.lookahead_frames} after it"
+        )
+    return (
+        f"the poses are those of the {frames.count} frames from {frames.first} on, which wait "
+        f"{manifest.least_lookahead_ms:.0f} (the last) to {given.lookahead_ms:.0f} ms (the first)"
+    )
 
 
 def precision_text(manifest: Manifest) -> str:

@@ -41,11 +41,14 @@ class Engine:
     def spec(self) -> WindowSpec:
         """The window it reads."""
         given = self.manifest.input
-        return WindowSpec(given.frames, given.t_downsample, given.target_index, len(given.channels))
+        emitted = self.manifest.output.frames
+        count = None if emitted is None else emitted.count
+        return WindowSpec(given.frames, given.t_downsample, given.target_index, len(given.channels), count)
 
     def infer(self, keypoints: FloatArray) -> FloatArray:
         """Poses (B, 17, 3) in metres of windows (B, T, 17, 2) of normalised keypoints.
 
+        An engine that emits K frames a window (`manifest.output.frames`) gives their poses, (B, K, 17, 3).
         Raises DataError where the shape is another or a value is not finite: one such value would spoil every pose
         of its window without a sign.
         """

@@ -16,7 +16,7 @@ from pstmo_edge.errors import DataError
 from pstmo_edge.skeletons import get_skeleton, mirrored
 from pstmo_edge.windows import WindowSource, WindowSpec
 
-# (B, T, 17, 2) normalised keypoints to (B, 17, 3) poses in metres.
+# (B, T, 17, 2) normalised keypoints to (B, 17, 3) poses in metres, or to (B, K, 17, 3) where K are emitted a window.
 Predict: TypeAlias = Callable[[FloatArray], FloatArray]
 # Poses (N, 17, 3), the keypoints (N, 17, 2) of the same frames, the root's depth (N,) and the intrinsics (N, 4) to
 # refined poses (N, 17, 3).
@@ -27,7 +27,8 @@ Refine: TypeAlias = Callable[[FloatArray, FloatArray, FloatArray, FloatArray], F
 class Evaluation:
     """Errors of one lifter on one set of sequences; the totals are means over actions, as published.
 
-    `frame_mpjpe_mm` is the plain mean over frames. With `flip` each pose is the mean of two forwards, of the window
+    `frame_mpjpe_mm` is the plain mean over the `frames` measured; fewer `windows` give their poses where each emits
+    those of many frames. With `flip` each pose is the mean of two forwards, of the window
     and of its mirror image, as the published errors are. MPJVE is in millimetres a frame.
     """
 
@@ -37,6 +38,7 @@ class Evaluation:
     frame_mpjpe_mm: float
     flip: bool
     windows: int
+    frames: int
     actions: dict[str, dict[str, float]]
 
     def to_dict(self) -> dict[str, Any]:
@@ -55,19 +57,20 @@ def predict_all(
 ) -> FloatArray:
     """The pose of every frame of every sequence, (total frames, 17, 3) metres with the root at the origin.
 
-    The sequences must be of one dataset: the same keypoint and pose skeletons throughout. `advance` is told how many
-    windows each batch held.
+    The sequences must be of one dataset: the same keypoint and pose skeletons throughout. Where windows emit the poses
+    of many frames, a sequence is covered once, window after window. `advance` is told how many frames each batch gave.
     """
     source = WindowSource([sequence.inputs(spec.channels) for sequence in sequences], spec)
     given, wanted = get_skeleton(sequences[0].skeleton), get_skeleton(sequences[0].pose_skeleton)
     poses = np.empty((len(source), wanted.num_joints, 3), np.float32)
-    for frames, windows in source.batches(batch):
+    for targets, windows in source.batches(batch):
         pose = predict(windows)
         if flip:
             pose = (pose + mirrored(predict(mirrored(windows, given)), wanted)) / 2
-        poses[frames] = pose
+        frames, inside = source.emitted(targets)
+        poses[frames[inside]] = pose.reshape(*frames.shape, *poses.shape[1:])[inside]
         if advance is not None:
-            advance(len(frames))
+            advance(int(inside.sum()))
     poses[:, wanted.root] = 0  # the root is the origin by definition; the published evaluation sets it too
     return poses
 
@@ -94,7 +97,13 @@ def evaluate(
         poses = _refined(refine, poses, sequences)
     valid = [sequence.valid_frames() for sequence in sequences]
     kept = [target[frames] for target, frames in zip(targets, valid, strict=True)]
-    return score(poses[np.concatenate(valid)], kept, [sequence.action for sequence in sequences], flip=flip)
+    found = score(poses[np.concatenate(valid)], kept, [sequence.action for sequence in sequences], flip=flip)
+    return found if spec.emitted is None else dataclasses.replace(found, windows=window_count(sequences, spec))
+
+
+def window_count(sequences: Sequence[PoseSequence], spec: WindowSpec) -> int:
+    """How many windows `predict_all` lifts."""
+    return sum(len(spec.targets(len(sequence))) for sequence in sequences)
 
 
 def _refined(refine: Refine, poses: FloatArray, sequences: Sequence[PoseSequence]) -> FloatArray:
@@ -128,5 +137,6 @@ def score(
         frame_mpjpe_mm=float(errors.mean()),
         flip=flip,
         windows=len(true),
+        frames=len(true),
         actions={name: {"mpjpe_mm": by_action[name], "p_mpjpe_mm": aligned_by_action[name]} for name in by_action},
     )

@@ -23,7 +23,7 @@ from pstmo_edge.datasets.mat_file import require_data_library
 from pstmo_edge.datasets.mpi_inf_3dhp import ACTIVITIES
 from pstmo_edge.datasets.sequences import PoseSequence
 from pstmo_edge.errors import DataError
-from pstmo_edge.evaluation import Predict, predict_all
+from pstmo_edge.evaluation import Predict, predict_all, window_count
 from pstmo_edge.files import write_atomic
 from pstmo_edge.skeletons import MPI_INF_3DHP, require_skeleton
 from pstmo_edge.windows import WindowSpec
@@ -35,9 +35,9 @@ COUNTED = slice(0, 14)  # the joints of PCK and AUC: the skeleton has pelvis, sp
 class Evaluation3DHP:
     """Errors of one lifter on test sequences of MPI-INF-3DHP; PCK (at 150 mm) and AUC are per cent.
 
-    `windows` counts the valid frames. `sequences` and `activities` give the same three and the number of `frames` by
-    name; activities are empty where the data does not tell them. With `flip` each pose is the mean of two forwards, of
-    the window and of its mirror image.
+    `frames` are the valid ones; fewer `windows` give their poses where each emits those of many. `sequences` and
+    `activities` give the same three and the number of `frames` by name; activities are empty where the data does not
+    tell them. With `flip` each pose is the mean of two forwards, of the window and of its mirror image.
     """
 
     mpjpe_mm: float
@@ -45,6 +45,7 @@ class Evaluation3DHP:
     auc: float
     flip: bool
     windows: int
+    frames: int
     sequences: dict[str, dict[str, float]]
     activities: dict[str, dict[str, float]]
 
@@ -67,7 +68,7 @@ def evaluate_3dhp(
     """The errors of a lifter on every valid frame of the sequences.
 
     `activities` is `mpi_inf_3dhp.activities(folder)`; `predictions` is where `write_predictions` shall put the poses.
-    `advance` is told how many windows each batch held, of all frames. Raises DataError where true poses are missing or
+    `advance` is told how many frames each batch gave, valid or not. Raises DataError where true poses are missing or
     of another skeleton, and what `write_predictions` does.
     """
     _check(sequences)
@@ -76,7 +77,8 @@ def evaluate_3dhp(
     poses = predict_all(predict, sequences, spec, flip=flip, batch=batch, advance=advance)
     if predictions is not None:
         write_predictions(predictions, sequences, poses)
-    return score_3dhp(poses, sequences, flip=flip, activities=activities)
+    found = score_3dhp(poses, sequences, flip=flip, activities=activities)
+    return found if spec.emitted is None else dataclasses.replace(found, windows=window_count(sequences, spec))
 
 
 def score_3dhp(
@@ -101,6 +103,7 @@ def score_3dhp(
         auc=total["auc"],
         flip=flip,
         windows=len(true),
+        frames=len(true),
         sequences=_by_name(found, true, names, dict.fromkeys(each.subject for each in sequences)),
         activities=_by_name(found, true, done, ACTIVITIES),
     )

@@ -39,7 +39,8 @@ def exportable(model: nn.Module) -> nn.Module:
 def export_onnx(model: nn.Module) -> onnx.ModelProto:
     """The ONNX graph of a fused model: `keypoints` (batch, T, 17, C) to `pose` (batch, 17, 3), batch dynamic.
 
-    Checked against the model at batch 1, 2 and 7; raises ParityError.
+    Of a model that emits K frames a window the poses are (batch, K, 17, 3), and nothing else is computed. Checked
+    against the model at batch 1, 2 and 7; raises ParityError.
     """
     example = torch.from_numpy(random_keypoints(2, model.config.frames, len(model.lifter.channels)))
     with _quiet():

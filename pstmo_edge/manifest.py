@@ -36,14 +36,17 @@ class InputSpec(_Record):
     frames: int = Field(ge=1)
     t_downsample: int = Field(default=1, ge=1)  # every t_downsample-th frame of the motion enters the window
     frame_rate: float = Field(gt=0)  # frames a second of the motion trained on, before t_downsample
-    target_index: int = Field(ge=0)  # the frame of the window whose pose comes out
-    lookahead_frames: int = Field(ge=0)  # frames of the window that lie after the target
+    target_index: int = Field(ge=0)  # the frame of the window whose pose comes out, or the first of many
+    lookahead_frames: int = Field(ge=0)  # frames of the window that lie after it: the longest wait of any pose
     normalisation: str = "screen: x / w * 2 - 1, y / w * 2 - h / w"
     units: str = "pixels before normalisation, image width 2 after it"
 
     @property
     def lookahead_ms(self) -> float:
-        """How long a pose waits for the frames after it, in milliseconds at the frame rate trained on."""
+        """How long a pose waits for the frames after it at most, in milliseconds at the frame rate trained on.
+
+        Of many poses a window the first waits that long, see `Manifest.least_lookahead_ms`.
+        """
         return 1000.0 * self.lookahead_frames * self.t_downsample / self.frame_rate
 
     @model_validator(mode="after")
@@ -55,11 +58,19 @@ class InputSpec(_Record):
         return self
 
 
+class EmittedFrames(_Record):
+    """The frames of the window whose poses come out: `count` neighbours from `first` on."""
+
+    first: int = Field(ge=0)
+    count: int = Field(ge=1)
+
+
 class OutputSpec(_Record):
-    """What the engine returns: `(batch, joints, 3)` float32."""
+    """What the engine returns: `(batch, joints, 3)` float32, or with `frames` `(batch, count, joints, 3)`."""
 
     skeleton: Name
     joints: tuple[Name, ...]
+    frames: EmittedFrames | None = None  # None: one pose a window, that of the target frame
     units: str = "metres"
     frame: str = "camera, root-relative"
     camera_convention: str = "x right, y down, z forward, away from the camera"
@@ -200,7 +211,23 @@ class Manifest(_Record):
             raise ValueError("the list of files names one file twice")
         if MANIFEST_NAME in names:
             raise ValueError(f"the list of files names {MANIFEST_NAME} itself")
+        emitted = self.output.frames
+        if emitted is not None and emitted.first != self.input.target_index:
+            raise ValueError(f"the first emitted frame is {emitted.first} and target_index {self.input.target_index}")
+        if emitted is not None and emitted.first + emitted.count > self.input.frames:
+            raise ValueError(f"{emitted.count} frames from {emitted.first} on leave a window of {self.input.frames}")
         return self
+
+    @property
+    def poses_a_window(self) -> int:
+        """How many poses one window gives."""
+        return 1 if self.output.frames is None else self.output.frames.count
+
+    @property
+    def least_lookahead_ms(self) -> float:
+        """How long the last frame's pose waits, milliseconds: as `input.lookahead_ms` where there is one a window."""
+        given = self.input
+        return given.lookahead_ms - 1000.0 * (self.poses_a_window - 1) * given.t_downsample / given.frame_rate
 
 
 def _fits(have: str, wanted: str) -> bool:

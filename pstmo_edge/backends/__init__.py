@@ -22,7 +22,7 @@ class Session(Protocol):
     """An opened engine."""
 
     def run(self, keypoints: FloatArray) -> FloatArray:
-        """Normalised keypoints (B, T, 17, 2) float32 to poses (B, 17, 3) float32 in metres."""
+        """Normalised keypoints (B, T, 17, 2) float32 to poses (B, 17, 3), or (B, K, 17, 3), float32 in metres."""
         ...
 
 

@@ -9,6 +9,7 @@ import torch
 
 from pstmo_edge.arrays import FloatArray
 from pstmo_edge.bundle import Bundle
+from pstmo_edge.models.emission import with_emitted
 from pstmo_edge.models.zoo import load_model
 
 ARTIFACT = "weights.safetensors"
@@ -37,4 +38,5 @@ def open_session(bundle: Bundle, threads: int | None = None) -> TorchSession:
         path = Path(folder) / ARTIFACT
         path.write_bytes(bundle.read(ARTIFACT))
         model = load_model(spec.name, bundle.manifest.input.frames, path)
-    return TorchSession(model)
+    emitted = bundle.manifest.output.frames
+    return TorchSession(with_emitted(model, None if emitted is None else (emitted.first, emitted.count)))

@@ -61,15 +61,39 @@ class FusedAttention(nn.Module):
         )
         self.out = out
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) to (B, T, C)."""
-        query, key, value = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, H, T, C / H]
-            for part in self.qkv(x).chunk(3, dim=-1)
-        )
-        scores = torch.softmax(query @ key.transpose(-1, -2), dim=-1)
-        out: Tensor = self.out((scores @ value).transpose(1, 2).flatten(-2))
+    def forward(self, x: Tensor, rows: slice | None = None) -> Tensor:
+        """(B, T, C) to (B, T, C), or with `rows` to these tokens alone."""
+        if rows is not None:
+            return self.forward(x)[:, rows]
+        out: Tensor = self.out(_attended(*self.qkv(x).chunk(3, dim=-1), self.heads))
         return out
+
+
+class NarrowAttention(nn.Module):
+    """The same where only some tokens ask: a product for their queries, one for the key and value of all."""
+
+    def __init__(self, layer: SelfAttention) -> None:
+        super().__init__()
+        query, key, value, out = layer.linears
+        scale = (query.out_features // layer.heads) ** -0.5
+        self.heads = layer.heads
+        self.query = nn.Linear(query.in_features, query.out_features)
+        self.key_value = nn.Linear(key.in_features, 2 * key.out_features)
+        _set(self.query, query.weight * scale, query.bias * scale)
+        _set(self.key_value, torch.cat([key.weight, value.weight]), torch.cat([key.bias, value.bias]))
+        self.out = out
+
+    def forward(self, x: Tensor, rows: slice) -> Tensor:
+        """(B, T, C) to the answers for `rows`, (B, R, C)."""
+        out: Tensor = self.out(_attended(self.query(x[:, rows]), *self.key_value(x).chunk(2, dim=-1), self.heads))
+        return out
+
+
+def _attended(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+    """Scaled queries (B, R, C), keys and values (B, T, C) to what the queries gather, (B, R, C)."""
+    query, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
+    scores = torch.softmax(query @ key.transpose(-1, -2), dim=-1)  # [B, H, R, T]
+    return (scores @ value).transpose(1, 2).flatten(-2)
 
 
 def fuse(model: nn.Module) -> nn.Module:
@@ -99,12 +123,13 @@ def _fuse_p_stmo(fused: PSTMO) -> None:
         _fold_spatial_encoder(fused.encoder)
     for head in (fused.fcn, fused.fcn_1):
         _fold_head(head)
+    narrow = fused.Transformer.model.layers[-1] if fused.emitted not in (None, (0, fused.config.frames)) else None
     for module in list(fused.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, LayerNorm):
                 setattr(module, name, _stock_norm(child))
             elif isinstance(child, SelfAttention):
-                setattr(module, name, FusedAttention(child))
+                setattr(module, name, NarrowAttention(child) if module is narrow else FusedAttention(child))
             elif isinstance(child, StridedFeedForward) and child.w_2.stride == (3,):
                 setattr(module, name, GatheredFeedForward(child))
 

@@ -89,9 +89,13 @@ class SelfAttention(nn.Module):
         self.linears = nn.ModuleList(nn.Linear(channels, channels) for _ in range(4))
         self.dropout = dropout
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) to (B, T, C)."""
-        query, key, value = (linear(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for linear in self.linears[:3])
+    def forward(self, x: Tensor, rows: slice | None = None) -> Tensor:
+        """(B, T, C) to (B, T, C), or with `rows` to these tokens alone, which see all others."""
+        inputs = (x if rows is None else x[:, rows], x, x)
+        query, key, value = (
+            linear(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for linear, tokens in zip(self.linears, inputs, strict=False)
+        )
         rate = self.dropout if self.training else 0.0
         if rate and _draws_cheaply(x):
             scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
@@ -156,10 +160,10 @@ class EncoderLayer(nn.Module):
         self.sublayer = nn.ModuleList(Sublayer(channels, dropout) for _ in range(2))
         self.stride = stride or 1
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) to (B, ceil(T / stride), C)."""
+    def forward(self, x: Tensor, rows: slice | None = None) -> Tensor:
+        """(B, T, C) to (B, ceil(T / stride), C); with `rows` only these tokens go through the layer, and see all."""
         attend, feed = self.sublayer
-        x = x + attend.dropout(self.self_attn(attend.norm(x)))
+        x = (x if rows is None else x[:, rows]) + attend.dropout(self.self_attn(attend.norm(x), rows))
         out: Tensor = x[:, :: self.stride] + feed.dropout(self.feed_forward(feed.norm(x)))
         return out
 
@@ -173,10 +177,10 @@ class EncoderStack(nn.Module):
         # Without a gradient it must not be waited for where gradients are averaged over processes.
         self.norm = LayerNorm(channels).requires_grad_(False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) to (B, T, C)."""
-        for layer in self.layers:
-            x = layer(x)
+    def forward(self, x: Tensor, rows: slice | None = None) -> Tensor:
+        """(B, T, C) to (B, T, C), or with `rows` to these tokens alone: the last layer computes no others."""
+        for number, layer in enumerate(self.layers, 1):
+            x = layer(x, rows if number == len(self.layers) else None)
         return x
 
 

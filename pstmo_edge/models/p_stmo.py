@@ -42,9 +42,9 @@ class TemporalEncoder(nn.Module):
         self.pos_embedding = nn.Parameter(torch.randn(1, config.frames, config.channels))
         self.model = _stack(config, config.channels, config.hidden, [None] * config.layers)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) to (B, T, C)."""
-        out: Tensor = self.model(x + self.pos_embedding)
+    def forward(self, x: Tensor, rows: slice | None = None) -> Tensor:
+        """(B, T, C) to (B, T, C), or with `rows` to these tokens alone."""
+        out: Tensor = self.model(x + self.pos_embedding, rows)
         return out
 
 
@@ -66,8 +66,8 @@ class StridedStack(EncoderStack):
         self.pos_embedding_2 = nn.Parameter(torch.randn(1, config.frames, config.channels))
         self.pos_embedding_3 = nn.Parameter(torch.randn(1, config.frames, config.channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) to (B, 1, C)."""
+    def forward(self, x: Tensor, rows: slice | None = None) -> Tensor:
+        """(B, T, C) to (B, 1, C); no token can be left out, so `rows` is None."""
         tables = (self.pos_embedding_1, self.pos_embedding_2, self.pos_embedding_3)
         for number, layer in enumerate(self.layers):
             if number < len(tables):
@@ -90,7 +90,12 @@ class ManyToOne(nn.Module):
 
 
 class PSTMO(nn.Module):
-    """A window of normalised 2D keypoints to the pose of its centre frame, root-relative metres."""
+    """A window of normalised 2D keypoints to the pose of its centre frame, root-relative metres.
+
+    With `emitted` (`emission.emitting` sets it) to the poses of that many frames from the first of the two numbers on.
+    """
+
+    emitted: tuple[int, int] | None = None
 
     def __init__(self, config: PSTMOConfig) -> None:
         super().__init__()
@@ -102,12 +107,19 @@ class PSTMO(nn.Module):
         self.fcn_1 = Head(config.channels, config.joints, 3)
 
     def forward(self, keypoints: Tensor) -> Tensor:
-        """(B, T, 17, 2) to (B, 17, 3); the per-frame head is not computed."""
+        """(B, T, 17, 2) to (B, 17, 3) without the per-frame head, or `emitted` ones to (B, K, 17, 3) with it alone."""
+        if self.emitted is not None:
+            return self.forward_frames(keypoints, *self.emitted)
         return self.aggregate(self.encode(keypoints))
 
     def forward_all(self, keypoints: Tensor) -> Tensor:
         """(B, T, 17, 2) to (B, T, 17, 3): the per-frame head behind the temporal encoder."""
-        out: Tensor = self.fcn_1(self.encode(keypoints))
+        return self.forward_frames(keypoints, 0, self.config.frames)
+
+    def forward_frames(self, keypoints: Tensor, first: int, count: int) -> Tensor:
+        """(B, T, 17, 2) to (B, count, 17, 3), the poses of `count` frames from `first` on, by the per-frame head."""
+        rows = None if count == self.config.frames else slice(first, first + count)
+        out: Tensor = self.fcn_1(self.Transformer(self.encoder(keypoints), rows))
         return out
 
     def forward_both(self, keypoints: Tensor) -> tuple[Tensor, Tensor]:

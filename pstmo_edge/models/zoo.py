@@ -87,7 +87,8 @@ class Lifter:
 
     `frame_rate` is that of the training motion, of which every `t_downsample`-th frame enters a window;
     `target_index` is the window position whose pose comes out (None: the centre), `skeleton` the keypoints that go in
-    and `pose_skeleton` the joints that come out.
+    and `pose_skeleton` the joints that come out. `emitted` is (first frame, number of frames) where the per-frame head
+    puts out the poses of many frames, see `emission.emitting`.
     """
 
     name: str
@@ -99,11 +100,19 @@ class Lifter:
     target_index: int | None = None
     skeleton: str = HUMAN36M.name
     pose_skeleton: str = HUMAN36M.name
+    emitted: tuple[int, int] | None = None
 
     @property
     def window(self) -> WindowSpec:
-        """The window the model reads."""
-        return WindowSpec(self.frames, self.t_downsample, self.target_index, len(self.channels))
+        """The window the model reads, and what of it comes out."""
+        target, count = self.emitted or (self.target_index, None)
+        return WindowSpec(self.frames, self.t_downsample, target, len(self.channels), count)
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """The layers that enter and leave the network, see `Architecture`."""
+        ends = MODELS[self.name].ends
+        return ends if self.emitted is None else tuple("fcn_1.1" if name == "fcn.1" else name for name in ends)
 
     @property
     def channels(self) -> tuple[str, ...]:
