@@ -5,6 +5,7 @@ import pytest
 
 import pstmo_edge as pe
 from pstmo_edge import building
+from pstmo_edge.backends.torch import TorchSession
 from pstmo_edge.bundle import open_bundle
 from pstmo_edge.calib.windows import calibration_windows
 from pstmo_edge.errors import AccuracyError, BackendError, DataError, UsageError
@@ -44,6 +45,67 @@ def test_every_backend_builds_and_opens(backend, precision, small_model, small_p
         assert manifest.precision.int8_share == 0
         assert abs(manifest.accuracy.drop_mm) < 0.01
         assert manifest.calibration is None
+
+
+@pytest.fixture(scope="module", params=["all", 3])
+def emitting_prepared(request, small_model, short_sequences):
+    """The model with the poses of many frames a window, its graph and its error."""
+    model = pe.emitting(small_model, request.param)
+    return model, building.prepare(model, held_out=short_sequences)
+
+
+@pytest.mark.parametrize(
+    ("backend", "precision"),
+    [("torch", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "int8"), ("openvino", "fp32"), ("openvino", "int8")],
+)
+def test_every_backend_builds_and_opens_engines_that_emit_many_poses(
+    backend, precision, emitting_prepared, short_sequences, tmp_path
+):
+    if backend == "openvino":
+        pytest.importorskip("openvino")
+    model, prepared = emitting_prepared
+    first, count = model.lifter.emitted
+    options = {"prepared": prepared, "max_drop_mm": 1000.0}
+    manifest = pe.build(model, precision, backend, short_sequences, tmp_path / "engine", **options).manifest
+    engine = pe.load_engine(tmp_path / "engine", threads=1)
+    assert (manifest.output.frames.first, manifest.output.frames.count) == (first, count)
+    assert engine.spec == model.lifter.window
+    windows = extract_windows(short_sequences[0].keypoints, np.arange(7), engine.spec)
+    poses = engine.infer(windows)
+    assert poses.shape == (7, count, 17, 3)
+    assert manifest.input.lookahead_ms == pytest.approx(1000 * (8 - first) / 50)
+    assert manifest.least_lookahead_ms == pytest.approx(1000 * (9 - first - count) / 50)
+    frames = sum(map(len, short_sequences))
+    assert f"windows for {frames} frames" in manifest.accuracy.data
+    found = pe.evaluate(engine.infer, short_sequences, engine.spec)
+    assert found.frames == frames
+    assert found.windows == sum(-(-len(sequence) // count) for sequence in short_sequences)
+    assert found.mpjpe_mm == pytest.approx(manifest.accuracy.after.mpjpe_mm, abs=0.01)
+    if precision == "int8":
+        assert {"encoder.fc_1", "fcn_1.1"} <= set(manifest.precision.left_in_float)
+        assert manifest.precision.int8_share >= 0.8
+        assert abs(manifest.accuracy.drop_mm) > 0, "the gate measured something else than the float model"
+    else:
+        exact = pe.evaluate(TorchSession(model).run, short_sequences, engine.spec)
+        assert found.mpjpe_mm == pytest.approx(exact.mpjpe_mm, abs=0.01)
+
+
+def test_the_limit_on_the_error_holds_for_emitted_frames(emitting_prepared, short_sequences, tmp_path, monkeypatch):
+    """An engine whose last emitted frame alone is wrong: the gate sees every frame that comes out."""
+    from pstmo_edge.backends.onnxruntime import OnnxRuntimeSession
+
+    model, prepared = emitting_prepared
+    run = OnnxRuntimeSession.run
+
+    def last_wrong(self, keypoints):
+        poses = run(self, keypoints)
+        poses[:, -1, 1:, 2] += 100.0  # far more than the random model is off by
+        return poses
+
+    monkeypatch.setattr(OnnxRuntimeSession, "run", last_wrong)
+    with pytest.raises(AccuracyError, match="above the limit of 1"):
+        pe.build(model, "fp32", out=tmp_path / "engine", prepared=prepared)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_too_large_a_drop_is_mended_by_leaving_the_worst_layers_in_float(

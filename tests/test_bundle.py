@@ -18,6 +18,7 @@ from pstmo_edge.bundle import (
     Accuracy,
     BackendSpec,
     Calibration,
+    EmittedFrames,
     Errors,
     FileEntry,
     InputSpec,
@@ -124,6 +125,28 @@ def test_it_comes_back_as_it_was_written(folder):
         bundle.read("x")
 
 
+def emitting(**frames) -> Manifest:
+    output = OutputSpec(skeleton="human36m-17", joints=("hip", "knee"), frames=EmittedFrames(**frames))
+    return make_manifest(output=output)
+
+
+def test_frames_that_come_out_are_written_and_read(tmp_path):
+    write_bundle(tmp_path / "engine", emitting(first=13, count=14), ARTIFACTS)
+    manifest = open_bundle(tmp_path / "engine").manifest
+    assert manifest.output.frames == EmittedFrames(first=13, count=14)
+    assert manifest.poses_a_window == 14
+    assert manifest.input.lookahead_ms == pytest.approx(13 * 2 / 50 * 1000), "the first waits longest"
+    assert manifest.least_lookahead_ms == pytest.approx(0), "the last is the newest frame"
+
+
+def test_bundles_from_before_say_nothing_of_frames(folder):
+    edit(folder, lambda document: document["output"].pop("frames"))
+    manifest = open_bundle(folder).manifest
+    assert manifest.output.frames is None
+    assert manifest.poses_a_window == 1
+    assert manifest.least_lookahead_ms == manifest.input.lookahead_ms
+
+
 def test_derived_values():
     manifest = make_manifest()
     assert manifest.input.lookahead_ms == pytest.approx(13 * 2 / 50 * 1000)
@@ -168,6 +191,9 @@ def test_versions_that_must_match(wanted, have, fits):
         lambda: PrecisionSpec(requested="int8", left_in_float=("nowhere",)),
         lambda: InputSpec.model_validate({**make_manifest().input.model_dump(), "target_index": 27}),
         lambda: InputSpec.model_validate({**make_manifest().input.model_dump(), "lookahead_frames": 14}),
+        lambda: EmittedFrames(first=0, count=0),
+        lambda: emitting(first=12, count=3),
+        lambda: emitting(first=13, count=15),
     ],
 )
 def test_wrong_combinations_fail_when_made(make):

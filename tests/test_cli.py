@@ -128,6 +128,10 @@ def test_bad_keypoints(fails, tmp_path, change, words):
         (["build", "--precison", "int8"], ["--precison", "--precision"]),
         (["build", "--frames", "many"], ["--frames", "integer"]),
         (["biuld"], ["biuld"]),
+        (["build", "--emit", "4"], ["--emit is 4", "odd", "from 1 to 27"]),
+        (["build", "--emit", "al"], ["--emit is al", "centre, all"]),
+        (["build", "--emit", "29"], ["--emit is 29", "27"]),
+        (["eval", "engine", "--emit", "all"], ["--emit is for --model"]),
         (["eval"], ["no engine in engine/", "pstmo-edge build"]),
         (["eval", "engine", "--model", "p-stmo-s"], ["not both"]),
         (["eval", "--model", "p-stmo-s", "--protocol", "h37m"], ["h37m", "h36m"]),
@@ -236,6 +240,39 @@ def test_build_then_info_then_eval(run, tmp_path, small_build):
     found = json.loads(out)
     assert found["flip"] is True
     assert found["mpjpe_mm"] == pytest.approx(np.mean([a["mpjpe_mm"] for a in found["actions"].values()]))
+
+
+def test_build_eval_and_info_of_many_poses_a_window(run, tmp_path, small_build, monkeypatch):
+    prepare = pe.building.prepare
+    arguments = small_build(tmp_path)
+    monkeypatch.setattr("pstmo_edge.building.prepare", prepare)
+    rng = np.random.default_rng(0)
+    arrays = {"keypoints": rng.uniform(200, 800, (30, 17, 2)), "poses": rng.normal(0, 0.3, (30, 17, 3))}
+    np.savez(tmp_path / "clip.npz", **arrays, image_size=np.array([1000, 1000]), skeleton="human36m-17")
+    data = tmp_path / "clip.npz"
+    code, out, err = run("build", *arguments, "--emit", "all", "--calib", data, "--max-drop-mm", "1000")
+    assert (code, err) == (0, "")
+    code, out, _ = run("info")
+    shown = " ".join(out.split())
+    assert "(B, 9, 17, 3) metres" in shown
+    assert "the poses are those of the 9 frames from 0 on, which wait 0 (the last) to 160 ms (the first)" in shown
+    code, out, err = run("eval", "--data", data, "--json")
+    assert (code, err) == (0, "")
+    engine = json.loads(out)
+    assert (engine["windows"], engine["frames"]) == (4, 30)
+    code, out, _ = run("eval", "--data", data)
+    assert "4 windows of 9 poses each" in " ".join(out.split())
+    weights = tmp_path / "nine.safetensors"
+    code, out, _ = run("eval", "--checkpoint", weights, "--frames", "9", "--emit", "all", "--data", data, "--json")
+    assert json.loads(out)["mpjpe_mm"] == pytest.approx(engine["mpjpe_mm"], abs=0.01)
+
+
+def test_a_model_with_one_pose_a_window_cannot_emit_more(fails, tmp_path):
+    save_weights(tmp_path / "w.safetensors", state_arrays(pe.create_model("videopose3d", 9)), {})
+    fails(
+        "build", "--model", "videopose3d", "--frames", "9", "--checkpoint", tmp_path / "w.safetensors", "--emit", "all",
+        status=2, words=["videopose3d has no per-frame head", "--emit all", "p-stmo-s"],
+    )  # fmt: skip
 
 
 def test_version_doctor_and_help(run):

@@ -39,3 +39,32 @@ def test_windows_never_reach_into_the_next_sequence():
 def test_windows_that_hold_nothing_are_refused(values):
     with pytest.raises(ValueError, match="no such window"):
         WindowSpec(*values)
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+@pytest.mark.parametrize("emitted", [1, 3, 9, 27])
+def test_windows_that_emit_many_frames_cover_every_frame_once(emitted, step):
+    """Sequences shorter than a window, of one frame, and of lengths that no hop divides."""
+    lengths = [1, 2, 26, 27, 28, 80, 81, 242]
+    sequences = [np.arange(length, dtype=np.float32)[:, None, None] for length in lengths]
+    source = WindowSource(sequences, WindowSpec(27, step, (27 - emitted) // 2, emitted=emitted))
+    starts = np.cumsum([0, *lengths])
+    seen = np.zeros(len(source), int)
+    for targets, windows in source.batches(7):
+        frames, inside = source.emitted(targets)
+        assert frames.shape == (len(targets), emitted)
+        given = windows[:, (27 - emitted) // 2 :][:, :emitted, 0, 0]  # each frame holds its own number
+        owners = np.searchsorted(starts, frames[inside], side="right") - 1
+        np.testing.assert_array_equal(given[inside], frames[inside] - starts[owners])
+        np.testing.assert_array_equal(owners, np.repeat(np.searchsorted(starts, targets, "right") - 1, inside.sum(1)))
+        np.add.at(seen, frames[inside], 1)
+    assert (seen == 1).all()
+    hops = [-(-length // (emitted * step)) for length in lengths]
+    assert len(source.targets()) <= step * sum(hops)
+
+
+def test_frames_outside_the_window_are_not_emitted():
+    with pytest.raises(ValueError, match="no such frames"):
+        WindowSpec(9, target_index=4, emitted=6)
+    with pytest.raises(ValueError, match="no such frames"):
+        WindowSpec(9, target_index=0, emitted=0)
