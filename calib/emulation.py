@@ -1,0 +1,319 @@
+"""What INT8 means here, exactly: the definition that every graph, runtime and kernel is tested against.
+
+An integer layer takes a float input x (..., K) and gives a float output y (..., N):
+
+    q   = clamp(round_half_even(x / input_scale) + zero_point, low, high)
+    acc = sum over k of (q - zero_point) * weight                 (integers; 32 bits hold every sum)
+    y   = float(acc) * (input_scale * weight_scale[n]) + bias[n]  (float32)
+
+which is ONNX's QuantizeLinear and DequantizeLinear around a product. A convolution over time is the same product over
+its taps side by side, first tap first. Everything between the layers stays in float32.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from pstmo_edge.calib.settings import Activations
+
+_FLOAT32_INTEGERS = 2**24  # float32 holds every integer up to here
+_INT16 = (-(2**15), 2**15 - 1)
+
+
+class Layer(Protocol):
+    """What computes one layer in place of the model: gets rows (..., K), the weights (N, K) and the bias (N,)."""
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """The outputs (..., N)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The integers that an activation becomes: `scale` apart, `zero_point` for 0, from `low` to `high`."""
+
+    scale: float
+    zero_point: int
+    low: int
+    high: int
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """Float values to integers (held as float32), ties to even, saturated."""
+        # A tensor: torch multiplies by the reciprocal of a plain number, which rounds differently.
+        return torch.clamp(torch.round(x / torch.tensor(self.scale)) + self.zero_point, self.low, self.high)
+
+    def dequantize(self, q: Tensor) -> Tensor:
+        """Integers to the values they stand for."""
+        return (q - self.zero_point) * self.scale
+
+
+def grid_of_range(low: float, high: float, activations: Activations) -> Grid:
+    """The grid that spans the values `low` to `high`, widened so that it holds 0 exactly.
+
+    The scale is a float32, as every engine stores it. A range without width gets a scale of 1.
+    """
+    first, last = activations.limits
+    low, high = min(low, 0.0), max(high, 0.0)
+    if activations.symmetric:
+        return Grid(_float32(max(-low, high) / last) or 1.0, 0, first, last)
+    scale = _float32((high - low) / last) or 1.0
+    return Grid(scale, min(max(round(-low / scale), 0), last), first, last)
+
+
+@dataclass(frozen=True)
+class IntegerLayer:
+    """One layer with integer weights (N, K) int8, their scales (N,), the grid of its input, and its bias (N,).
+
+    Without a `grid` every token (row) gets its own at run time, as `activations` say. `saturating_pairs` emulates a CPU
+    whose multiply-add of two unsigned by two signed bytes saturates at 16 bits (VPMADDUBSW): what an engine for
+    another CPU would compute there. It needs unsigned inputs.
+    """
+
+    weight: Tensor
+    weight_scale: Tensor
+    bias: Tensor
+    activations: Activations
+    grid: Grid | None
+    saturating_pairs: bool = False
+
+    def __post_init__(self) -> None:
+        if self.saturating_pairs and self.activations.symmetric:
+            raise ValueError("pair sums are of unsigned by signed bytes: they have no symmetric activations")
+        worst = self.weight.abs().sum(1, dtype=torch.int64).max().item() * self.largest_input
+        assert worst < 2**self.accumulator_bits / 2, f"a sum may reach {worst}, beyond {self.accumulator_bits} bits"
+
+    @property
+    def largest_input(self) -> int:
+        """The largest absolute value of an input integer less its zero point."""
+        low, high = self.activations.limits
+        return high if self.grid is None else max(high - self.grid.zero_point, self.grid.zero_point - low)
+
+    @property
+    def accumulator_bits(self) -> int:
+        """What a sum needs: 32 bits; 16-bit activations may exceed them and are added in 64."""
+        return 64 if self.activations.bits == 16 else 32
+
+    def dequantized(self) -> Tensor:
+        """The weights (N, K) that the integers stand for."""
+        return self.weight.float() * self.weight_scale[:, None]
+
+    def __call__(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """Rows (..., K) to (..., N); what the float layer would have used is ignored."""
+        if self.grid is None:
+            scale, offset = _grid_by_token(x, self.activations)
+            low, high = self.activations.limits
+            q = torch.clamp(torch.round(x / scale) + offset, low, high)
+        else:
+            scale, offset, q = torch.tensor(self.grid.scale), self.grid.zero_point, self.grid.quantize(x)
+        acc = self._pair_sums(q, offset) if self.saturating_pairs else self._sums(q - offset)
+        return acc * (scale * self.weight_scale) + self.bias
+
+    def _sums(self, centred: Tensor) -> Tensor:
+        """Exact integer sums (..., N), rounded to float32 once."""
+        size = _FLOAT32_INTEGERS // (self.largest_input * max(1, int(self.weight.abs().max())))
+        depth = centred.shape[-1]
+        if size < 32:
+            return F.linear(centred.double(), self.weight.double()).float()
+        # In float32 a product of this many terms is exact in whatever order it is added; the pieces meet in float64.
+        weight = self.weight.float()
+        if depth <= size:
+            return F.linear(centred, weight)
+        pieces = zip(centred.split(size, -1), weight.split(size, -1), strict=True)
+        return torch.stack([F.linear(x, w).double() for x, w in pieces]).sum(0).float()
+
+    def _pair_sums(self, q: Tensor, offset: int | Tensor) -> Tensor:
+        """As VPMADDUBSW adds: neighbours along K in saturating 16 bits, then in 32; the zero point goes last."""
+        weight = self.weight.double()
+        if weight.shape[1] % 2:
+            weight, q = F.pad(weight, (0, 1)), F.pad(q, (0, 1))
+        x = q.double().unflatten(-1, (-1, 2))
+        pairs = weight.unflatten(-1, (-1, 2))
+        total = torch.zeros(*q.shape[:-1], len(weight), dtype=torch.float64)
+        for number in range(pairs.shape[1]):
+            total += (x[..., number, :] @ pairs[:, number].T).clamp(*_INT16)
+        return (total - offset * weight.sum(1)).float()
+
+    def saturated(self, x: Tensor) -> int:
+        """How many 16-bit pair sums of these inputs (..., K) leave the range of 16 bits: 0 is safe on every CPU."""
+        assert self.grid is not None
+        q = self.grid.quantize(x).flatten(0, -2)
+        weight = self.weight.float()
+        if weight.shape[1] % 2:
+            weight, q = F.pad(weight, (0, 1)), F.pad(q, (0, 1))
+        count = 0
+        for first, second, w in zip(q[:, ::2].T, q[:, 1::2].T, weight.unflatten(-1, (-1, 2)).unbind(1), strict=True):
+            sums = first[:, None] * w[:, 0] + second[:, None] * w[:, 1]
+            count += int(((sums < _INT16[0]) | (sums > _INT16[1])).sum())
+        return count
+
+
+def _grid_by_token(x: Tensor, activations: Activations) -> tuple[Tensor, Tensor]:
+    """Scale and zero point (..., 1) of every row, measured on the row."""
+    first, last = activations.limits
+    low, high = x.amin(-1, keepdim=True).clamp(max=0), x.amax(-1, keepdim=True).clamp(min=0)
+    scale = (torch.maximum(-low, high) if activations.symmetric else high - low) / last
+    scale = torch.where(scale == 0, 1.0, scale)
+    return scale, torch.zeros_like(scale) if activations.symmetric else torch.round(-low / scale).clamp(first, last)
+
+
+# Told the layer's name, its rows (..., K), its weights (N, K) and its bias (N,); returns the outputs (..., N).
+Intercept: TypeAlias = Callable[[str, Tensor, Tensor, Tensor], Tensor]
+
+
+class _Interception(TorchFunctionMode):
+    """Hands every product with weights to a function; a layer is known by its bias, as in the exported graph."""
+
+    def __init__(self, names: Mapping[int, str], intercept: Intercept) -> None:
+        super().__init__()
+        self.names, self.intercept = names, intercept
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.linear:
+            name = self.names.get(id(kwargs.get("bias", args[2] if len(args) > 2 else None)))
+            if name is not None:
+                return self.intercept(name, args[0], args[1], kwargs.get("bias", args[-1]))
+        elif func is F.conv1d and (name := self.names.get(id(args[2]))) is not None:
+            return self._convolution(name, *args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _convolution(
+        self, name: str, x: Tensor, weight: Tensor, bias: Tensor, stride: Any = 1, padding: Any = 0,
+        dilation: Any = 1, groups: int = 1,
+    ) -> Tensor:  # fmt: skip
+        """(B, C, T) to (B, N, T'), as one product over the taps side by side."""
+        (stride,), (padding,), (dilation,) = map(_one, (stride, padding, dilation))
+        assert groups == 1, f"{name} has groups"
+        taps = weight.shape[-1]
+        x = F.pad(x.transpose(1, 2), (0, 0, padding, padding))
+        count = (x.shape[1] - dilation * (taps - 1) - 1) // stride + 1
+        ends = (count - 1) * stride + 1
+        rows = torch.cat([x[:, tap * dilation : tap * dilation + ends : stride] for tap in range(taps)], dim=-1)
+        return self.intercept(name, rows, weight.transpose(1, 2).flatten(1), bias).transpose(1, 2)
+
+
+def _one(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+@contextmanager
+def intercepted(model: nn.Module, intercept: Intercept, only: Collection[str] | None = None) -> Iterator[None]:
+    """While the body runs, every layer of `model` with weights and a bias (or `only` these) is computed by `intercept`.
+
+    It works for layers that are called and for those whose weights a model uses itself, and gets a convolution as the
+    product it is. Names are those of the exported graph.
+    """
+    names = {id(bias): name for name, bias in layer_biases(model).items() if only is None or name in only}
+    with _Interception(names, intercept):
+        yield
+
+
+def layer_biases(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The bias of every linear layer and convolution, by the layer's name."""
+    return {
+        name: module.bias
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv1d) and module.bias is not None
+    }
+
+
+class EmulatedModel(nn.Module):
+    """A fused model of which some layers are computed by others: `layers` by name; the rest stays in float.
+
+    It takes and returns what the model does. `layers` may be any `Layer`: integer ones, or those of other formats.
+    """
+
+    def __init__(self, model: nn.Module, layers: Mapping[str, Layer]) -> None:
+        super().__init__()
+        if unknown := sorted(set(layers) - set(layer_biases(model))):
+            raise KeyError(f"the model has no layers {', '.join(unknown)}")
+        self.model = model
+        self.layers = dict(layers)
+
+    @property
+    def lifter(self) -> Any:
+        """See `models.zoo.Lifter`."""
+        return self.model.lifter
+
+    @property
+    def config(self) -> Any:
+        """The architecture's settings."""
+        return self.model.config
+
+    def forward(self, keypoints: Tensor) -> Tensor:
+        """(B, T, 17, C) to (B, 17, 3)."""
+        with intercepted(self.model, lambda name, *operands: self.layers[name](*operands), self.layers):
+            out: Tensor = self.model(keypoints)
+        return out
+
+    def compute(self, name: str, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """One layer's outputs (..., N) from its rows (..., K), in whatever format it has."""
+        layer = self.layers.get(name)
+        return F.linear(x, weight, bias) if layer is None else layer(x, weight, bias)
+
+    def with_layers(self, names: Iterable[str]) -> EmulatedModel:
+        """The same with only these of its layers, the others in float."""
+        return EmulatedModel(self.model, {name: self.layers[name] for name in names})
+
+    def saturating(self) -> EmulatedModel:
+        """The same on a CPU whose pair sums saturate at 16 bits: see `IntegerLayer`."""
+        layers = {
+            name: replace(layer, saturating_pairs=True) if isinstance(layer, IntegerLayer) else layer
+            for name, layer in self.layers.items()
+        }
+        return EmulatedModel(self.model, layers)
+
+    def saturated_pairs(self, keypoints: Tensor) -> dict[str, int]:
+        """How many pair sums of every integer layer leave 16 bits on these windows (B, T, 17, C)."""
+        found: dict[str, int] = {}
+
+        def count(name: str, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            layer = self.layers.get(name)
+            if isinstance(layer, IntegerLayer):
+                found[name] = found.get(name, 0) + layer.saturated(x)
+            return self.compute(name, x, weight, bias)
+
+        with torch.inference_mode(), intercepted(self.model, count):
+            self.model(keypoints)
+        return found
+
+
+def boundaries(model: EmulatedModel, keypoints: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """The inputs (..., K) and outputs (..., N) of every weighted layer on these windows, to compare graphs by."""
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def record(name: str, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        out = model.compute(name, x, weight, bias)
+        found[name] = (x, out)
+        return out
+
+    with torch.inference_mode(), intercepted(model.model, record):
+        model.model(keypoints)
+    return found
+
+
+def fake_quantized(x: Tensor, scale: Tensor | float, zero_point: Tensor | int, low: int, high: int) -> Tensor:
+    """Values on the grid, with the gradient of a straight line inside it and none outside (straight-through).
+
+    What training sees of an integer layer: the same values as `Grid`, in float.
+    """
+    clamped = (x / scale).clamp(low - zero_point, high - zero_point)
+    return (clamped + (clamped.round() - clamped).detach()) * scale
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy whose weights may be changed."""
+    return copy.deepcopy(model).requires_grad_(False).eval()
+
+
+def _float32(value: float) -> float:
+    return float(torch.tensor(value, dtype=torch.float32))
