@@ -136,7 +136,8 @@ def empty_row(case: Case) -> Row:
             model=lifter.name,
             frames=lifter.frames,
             weights=random,
-            published=published,
+            published=published if lifter.emitted is None else None,
+            emitted=1 if lifter.emitted is None else lifter.emitted[1],
         )
     row = Row(UNKNOWN, UNKNOWN, "ok", name=case.path.name or str(case.path))
     try:
@@ -162,6 +163,7 @@ def described(row: Row, manifest: Manifest) -> Row:
         lookahead_ms=manifest.input.lookahead_ms,
         int8_share=precision.int8_share if precision.layers else None,
         left_in_float=precision.left_in_float,
+        emitted=manifest.poses_a_window,
     )
 
 
@@ -176,11 +178,11 @@ def runtime_installed(case: Case, backend: str) -> bool:
 
 
 def _fits(path: Path, model: Any) -> tuple[str, str] | None:
-    """The (backend, precision) of a bundle made of this model's weights for this window, else None."""
+    """The (backend, precision) of a bundle made of this model's weights for the same frames, else None."""
     try:
         manifest = open_bundle(path).manifest
     except PstmoEdgeError:
         return None
-    if manifest.model.weights_sha256 != model.lifter.weights_sha256:
+    if (manifest.model.weights_sha256, manifest.emitted) != (model.lifter.weights_sha256, model.lifter.emitted):
         return None
     return manifest.backend.name, manifest.precision.requested

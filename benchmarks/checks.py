@@ -29,9 +29,11 @@ class CheckError(PstmoEdgeError):
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Windows (N, T, 17, C) spread evenly over held-out motion, and what is true of their target frames.
+    """Windows (N, T, 17, C) spread evenly over held-out motion, and what is true of the frames they give poses of.
 
-    `keypoints` (N, 17, 2) and `poses` (N, 17, 3) are those of the target frames, `names` tells where each was seen.
+    `keypoints` (M, 17, 2) and `poses` (M, 17, 3) are those of these frames: the N targets, or where a window emits
+    `emitted` poses all of them, one window after the other; beyond the end of a sequence its last frame. `names` tells
+    where each was seen.
     """
 
     windows: FloatArray
@@ -40,6 +42,16 @@ class HeldOut:
     names: tuple[str, ...]
     actions: tuple[str, ...]
     frames_in_all: int
+    emitted: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """What an engine's poses must have: (N, 17, 3) or (N, K, 17, 3)."""
+        return (len(self.windows), *(() if self.emitted is None else (self.emitted,)), *self.poses.shape[1:])
+
+    def by_frame(self, poses: FloatArray) -> FloatArray:
+        """An engine's poses in the order of `poses`, (M, 17, 3)."""
+        return poses.reshape(self.poses.shape)
 
     def batches(self, count: int, size: int = 1) -> list[FloatArray]:
         """About `count` of the windows, evenly spread, in batches (size, T, 17, C), at least one; some may repeat."""
@@ -53,25 +65,27 @@ def held_out(sequences: Sequence[PoseSequence], spec: WindowSpec, count: int) ->
     source = WindowSource([sequence.inputs(spec.channels) for sequence in sequences], spec)
     poses = np.concatenate([sequence.true_poses() for sequence in sequences])
     owners = np.repeat(np.arange(len(sequences)), [len(sequence) for sequence in sequences])
-    frames = np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(np.int64))
-    windows = np.ascontiguousarray(source.gather(frames))
+    every = source.targets()
+    targets = every[np.unique(np.linspace(0, len(every) - 1, min(count, len(every))).round().astype(np.int64))]
+    frames = np.minimum(source.emitted(targets)[0], source.ends[targets][:, None] - 1).ravel()
     return HeldOut(
-        windows=windows,
-        keypoints=windows[:, spec.target, :, :2],
+        windows=np.ascontiguousarray(source.gather(targets)),
+        keypoints=source.values[frames, :, :2],
         poses=poses[frames],
         names=tuple(sequences[owner].name for owner in owners[frames]),
         actions=tuple(metrics.action_of(sequences[owner].action) for owner in owners[frames]),
         frames_in_all=len(source),
+        emitted=spec.emitted,
     )
 
 
 def predict(infer: Predict, windows: FloatArray, batch: int = 64) -> FloatArray:
-    """The raw poses (N, 17, 3) of windows (N, T, 17, 2), a batch at a time."""
+    """The raw poses (N, 17, 3) or (N, K, 17, 3) of windows (N, T, 17, 2), a batch at a time."""
     return np.concatenate([infer(windows[start : start + batch]) for start in range(0, len(windows), batch)])
 
 
 def errors_mm(poses: FloatArray, data: HeldOut) -> FloatArray:
-    """The MPJPE of every window (N,), millimetres, with the root at the origin as in every evaluation."""
+    """The MPJPE of every frame (M,), millimetres, with the root at the origin as in every evaluation."""
     rooted = poses.copy()
     rooted[:, 0] = 0
     return metrics.mpjpe(rooted, data.poses)
@@ -80,15 +94,16 @@ def errors_mm(poses: FloatArray, data: HeldOut) -> FloatArray:
 def check_output(
     poses: FloatArray, reference: FloatArray | None, data: HeldOut, manifest: Manifest, max_drop_mm: float
 ) -> str:
-    """What was found right about an engine's poses (N, 17, 3) on `data`, in a few words; raises CheckError.
+    """What was found right about an engine's poses (`data.shape`), in a few words; raises CheckError.
 
     `reference` are the fp32 torch model's poses of the same windows, None where that model is not at hand.
     """
-    if poses.shape != data.poses.shape:
-        raise CheckError(f"wrong output: its poses have shape {poses.shape}, not {data.poses.shape}")
+    if poses.shape != data.shape:
+        raise CheckError(f"wrong output: its poses have shape {poses.shape}, not {data.shape}")
     if not np.isfinite(poses).all():
         raise CheckError(f"wrong output: {np.count_nonzero(~np.isfinite(poses))} values are not finite")
     _check_promise(manifest, max_drop_mm)
+    poses, reference = data.by_frame(poses), None if reference is None else data.by_frame(reference)
     if reference is None:
         return _check_error(poses, data, manifest)
     if manifest.precision.requested == "fp32":
@@ -135,7 +150,7 @@ def _check_near(poses: FloatArray, reference: FloatArray, data: HeldOut, max_dro
     drop = float((errors_mm(poses, data) - errors_mm(reference, data)).mean())
     if not drop <= max_drop_mm + SAMPLING_MM:
         raise CheckError(
-            f"it loses {drop:.2f} mm on {len(poses)} held-out windows, the limit is {max_drop_mm:g} mm "
+            f"it loses {drop:.2f} mm on {len(data.windows)} held-out windows, the limit is {max_drop_mm:g} mm "
             f"and {SAMPLING_MM:g} for the sample"
         )
     return f"{distance:.2f} mm from torch on average, its error {drop:+.2f} mm"
@@ -149,7 +164,7 @@ def _check_error(poses: FloatArray, data: HeldOut, manifest: Manifest) -> str:
     promised = manifest.accuracy.after.mpjpe_mm
     if not abs(found - promised) <= SAMPLING_SHARE * promised:
         raise CheckError(
-            f"wrong output: {found:.1f} mm on {len(poses)} held-out windows where its manifest promises "
+            f"wrong output: {found:.1f} mm on {len(data.windows)} held-out windows where its manifest promises "
             f"{promised:.1f} mm; was it made for other motion or keypoints?"
         )
     return f"{found:.1f} mm on held-out windows (manifest: {promised:.1f}); its torch model is not at hand"

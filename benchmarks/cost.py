@@ -29,13 +29,20 @@ def model_mflop(model: Any) -> float:
 
 
 @cache
-def mflop(name: str, frames: int, target_index: int | None = None) -> float | None:
-    """The same for a model of the zoo, whatever its weights; None where torch is not installed."""
+def mflop(
+    name: str, frames: int, target_index: int | None = None, emitted: tuple[int, int] | None = None
+) -> float | None:
+    """The same for a model of the zoo, whatever its weights; None where torch is not installed.
+
+    `emitted` is (first frame, number of frames) where a window gives the poses of many, see `emission.emitting`.
+    """
     if installed_version("torch") is None:
         return None
+    from pstmo_edge.models.emission import with_emitted
     from pstmo_edge.models.zoo import create_model
 
-    return model_mflop(create_model(name, frames, target_index=target_index).eval())
+    target = target_index if emitted is None else None
+    return model_mflop(with_emitted(create_model(name, frames, target_index=target).eval(), emitted))
 
 
 def matrix_gflops() -> float:

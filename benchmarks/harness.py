@@ -171,7 +171,7 @@ class _Bench:
         self.build_options = build_options
         self.tell = tell
         self.references = References()
-        self.prepared: dict[str, Any] = {}  # by the digest of the weights
+        self.prepared: dict[tuple[str, Any], Any] = {}  # by the digest of the weights and the frames they emit
         self.held_out: dict[tuple[str, WindowSpec], HeldOut] = {}
 
     def add_reference(self, case: Case) -> None:
@@ -208,7 +208,7 @@ class _Bench:
             return _Prepared(replace(row, status="missing" if missing else "failed", reason=one_line(error)))
         accuracy = engine.manifest.accuracy
         where = f"{accuracy.data}, {accuracy.keypoints} keypoints" if accuracy else ""
-        return _Prepared(replace(row, checked=checked), engine, data, poses, where)
+        return _Prepared(replace(row, checked=checked), engine, data, data.by_frame(poses), where)
 
     def _flipped(self, row: Row, engine: Engine) -> Row:
         """The row with the errors of averaged poses, of the engine and of its torch model."""
@@ -234,7 +234,8 @@ class _Bench:
             self.tell(f"{case.backend} {case.precision}: {text}", done, total)
 
         lifter = case.model.lifter
-        out = self.work / f"{lifter.name}-{lifter.frames}-{case.backend}-{case.precision}"
+        each = "" if lifter.emitted is None else f"-{lifter.emitted[1]}"
+        out = self.work / f"{lifter.name}-{lifter.frames}{each}-{case.backend}-{case.precision}"
         tell("building", 0, 0)
         check_request(case.precision, case.backend, out, force=True)  # a missing runtime shows before any work is done
         options = {
@@ -253,15 +254,15 @@ class _Bench:
         """The model's graph and its own error, made once for all its engines."""
         from pstmo_edge.building import prepare, prepare_unmeasured
 
-        digest = model.lifter.weights_sha256
-        if digest not in self.prepared and model.lifter.weights == "random":
-            self.prepared[digest] = prepare_unmeasured(model, tell)
-        if digest not in self.prepared:
+        key = model.lifter.weights_sha256, model.lifter.emitted
+        if key not in self.prepared and model.lifter.weights == "random":
+            self.prepared[key] = prepare_unmeasured(model, tell)
+        if key not in self.prepared:
             known = {name: self.build_options[name] for name in _PREPARING & self.build_options.keys()}
-            self.prepared[digest] = prepare(
+            self.prepared[key] = prepare(
                 model, progress=tell, **{"keypoints": self.settings.keypoints, "data": self.settings.data, **known}
             )
-        return self.prepared[digest]
+        return self.prepared[key]
 
     def _data(self, skeleton: str, spec: WindowSpec) -> HeldOut:
         if skeleton not in self.sequences:
@@ -284,13 +285,17 @@ def one_line(error: Exception) -> str:
 
 def _without_needless_names(prepared: Sequence[_Prepared]) -> list[_Prepared]:
     """A bundle's name is kept only where backend and precision do not tell the rows apart."""
-    kinds = Counter((item.row.backend, item.row.precision) for item in prepared)
+    kinds = Counter(_kind(item.row) for item in prepared)
     return [
         item
-        if item.row.backend == UNKNOWN or kinds[item.row.backend, item.row.precision] > 1
+        if item.row.backend == UNKNOWN or kinds[_kind(item.row)] > 1
         else replace(item, row=replace(item.row, name=""))
         for item in prepared
     ]
+
+
+def _kind(row: Row) -> tuple[str, str, int]:
+    return row.backend, row.precision, row.emitted
 
 
 def _timed(prepared: Sequence[_Prepared], settings: Settings, tell: Progress) -> list[Row]:
@@ -310,8 +315,9 @@ def _timed(prepared: Sequence[_Prepared], settings: Settings, tell: Progress) ->
         streams[number] = infer, batches(sizes[number])
     text = f"timing {len(streams)} engines in turns"
     found |= time_interleaved(streams, settings.timing, advance=lambda share: tell(text, round(100 * share), 100))
+    recording = settings.scenario == "offline"
     rows = [
-        _with_latency(replace(item.row, batch=sizes.get(number, 1)), found.get(number))
+        _with_latency(replace(item.row, batch=sizes.get(number, 1)), found.get(number), recording)
         for number, item in enumerate(prepared)
     ]
     for number, (infer, windows) in streams.items():
@@ -328,7 +334,7 @@ def _with_power(row: Row, infer: Infer, windows: Sequence[FloatArray], seconds: 
         poses, start = 0, time.monotonic()
         for window in itertools.cycle(windows):
             infer(window)
-            poses += len(window)
+            poses += row.poses_a_forward
             if (spent := time.monotonic() - start) >= seconds:
                 break
     watts = meter.mean_watts()
@@ -361,19 +367,20 @@ def _mflop(engine: Engine) -> float | None:
     """What a window costs by the model's architecture; None for a model that this version does not know."""
     given = engine.manifest.input
     try:
-        return cost.mflop(engine.manifest.model.name, given.frames, given.target_index)
+        return cost.mflop(engine.manifest.model.name, given.frames, given.target_index, engine.manifest.emitted)
     except PstmoEdgeError:
         return None
 
 
 def _with_share(row: Row, matrix_gflops: float, flip: bool) -> Row:
     """The share of the machine's matrix speed that a row reached, all its forwards counted."""
-    if row.mflop is None or row.poses_per_s is None:
+    if row.mflop is None or row.fps is None:
         return row
-    return replace(row, limit_share=row.mflop * row.poses_per_s * (2 if flip else 1) / 1e3 / matrix_gflops)
+    windows_per_s = row.fps * row.batch
+    return replace(row, limit_share=row.mflop * windows_per_s * (2 if flip else 1) / 1e3 / matrix_gflops)
 
 
-def _with_latency(row: Row, latency: Latency | Exception | None) -> Row:
+def _with_latency(row: Row, latency: Latency | Exception | None, recording: bool) -> Row:
     if latency is None:
         return row
     if isinstance(latency, Exception):
@@ -388,7 +395,7 @@ def _with_latency(row: Row, latency: Latency | Exception | None) -> Row:
         noise=latency.noise,
         jitter_ms=latency.jitter_ms,
         percentiles_ms=latency.percentiles_ms,
-        poses_per_s=latency.fps * row.batch,
+        poses_per_s=latency.fps * row.batch * (row.emitted if recording else 1),
     )
 
 

@@ -20,14 +20,14 @@ class References:
     def __init__(self) -> None:
         self._models: dict[str, Any] = {}
         self._poses: dict[tuple[str, int], tuple[HeldOut, FloatArray]] = {}
-        self._flipped: dict[str, Evaluation] = {}
+        self._flipped: dict[tuple[str, WindowSpec], Evaluation] = {}
 
     def add(self, model: Any) -> None:
         """Remember a model of the zoo."""
         self._models[model.lifter.weights_sha256] = model
 
     def poses(self, manifest: Manifest, data: HeldOut) -> FloatArray | None:
-        """The raw poses (N, 17, 3) of the model an engine was built from; None where that model is not at hand."""
+        """The raw poses, (N, 17, 3) or (N, K, 17, 3), of the model an engine was built from; None if not at hand."""
         digest = manifest.model.weights_sha256
         if digest not in self._models:
             self._add_bundled(manifest)
@@ -35,7 +35,7 @@ class References:
             return None
         key = digest, id(data)
         if key not in self._poses:  # the data is kept beside its poses, so that its id stays its own
-            self._poses[key] = data, predict(self._session(digest), data.windows)
+            self._poses[key] = data, predict(self._session(manifest), data.windows)
         return self._poses[key][1]
 
     def flipped(self, manifest: Manifest, sequences: Sequence[PoseSequence], spec: WindowSpec) -> Evaluation | None:
@@ -43,14 +43,16 @@ class References:
         digest = manifest.model.weights_sha256
         if digest not in self._models:
             return None
-        if digest not in self._flipped:
-            self._flipped[digest] = evaluate(self._session(digest), sequences, spec, flip=True)
-        return self._flipped[digest]
+        if (digest, spec) not in self._flipped:
+            self._flipped[digest, spec] = evaluate(self._session(manifest), sequences, spec, flip=True)
+        return self._flipped[digest, spec]
 
-    def _session(self, digest: str) -> Any:
+    def _session(self, manifest: Manifest) -> Any:
+        """The model as the engine uses it: with the same head, for the same frames of the window."""
         from pstmo_edge.backends.torch import TorchSession
+        from pstmo_edge.models.emission import with_emitted
 
-        return TorchSession(self._models[digest]).run
+        return TorchSession(with_emitted(self._models[manifest.model.weights_sha256], manifest.emitted)).run
 
     def _add_bundled(self, manifest: Manifest) -> None:
         """Weights in the box may be those the engine was built from: `poses` compares the digest."""

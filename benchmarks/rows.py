@@ -21,6 +21,9 @@ class Row:
     `change_mm` is against the fp32 torch model on the same windows, `size_bytes` counts the model's artifacts and
     not the manifest. `noise` is half the range of the medians over the rounds, relative to `p50_ms`.
 
+    A window gives `emitted` poses. They all count in `poses_per_s` of recordings (scenario offline), where one window
+    follows another; a live camera has a use for one a forward, whatever else comes out.
+
     `jitter_ms` is the mean difference of one latency and the next, `percentiles_ms` are the 0th, 5th, ... 100th of the
     latencies. `batch` windows went through a forward, and `poses_per_s` counts all of them. `mflop` is what one window
     costs (2 per multiply-add), `limit_share` the share of this machine's measured matrix product speed that was
@@ -60,11 +63,23 @@ class Row:
     power_w: float | None = None  # of the whole device while the row ran, where the device tells
     energy_mj: float | None = None  # a pose
     published: Mapping[str, Any] | None = None
+    emitted: int = 1
 
     @property
     def title(self) -> str:
         """What to call it in a sentence."""
-        return f"{self.backend} {self.precision}" + (f" ({self.name})" if self.name else "")
+        several = f", {self.emitted} poses a window" if self.emitted > 1 else ""
+        return f"{self.backend} {self.precision}{several}" + (f" ({self.name})" if self.name else "")
+
+    @property
+    def poses_a_forward(self) -> int:
+        """How many poses of use a forward gave, see `emitted`."""
+        return round(self.poses_per_s / self.fps) if self.poses_per_s and self.fps else self.batch
+
+    @property
+    def mflop_a_pose(self) -> float | None:
+        """What a pose costs: a window's `mflop`, shared by the poses that count."""
+        return None if self.mflop is None else self.mflop * self.batch / self.poses_a_forward
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -110,7 +125,10 @@ def summary(rows: Sequence[Row], max_drop_mm: float, without_vnni: bool = False)
         return f"Random weights have no error, so no row can be recommended. The fastest is {_speed(fastest)}."
     if best is None:
         return f"No row can be recommended: none passed its check and stays within {max_drop_mm:g} mm."
-    return f"Recommended: {best.title}, {_why(best, rows, max_drop_mm)}. {_int8(rows, without_vnni)}"
+    alike = [row for row in rows if row.emitted == best.emitted]
+    if not any(row.precision == "int8" for row in alike):  # what INT8 brings is known of other engines alone
+        alike = [row for row in rows if row.emitted == 1]
+    return f"Recommended: {best.title}, {_why(best, rows, max_drop_mm)}. {_int8(alike, without_vnni)}"
 
 
 def _by_model(rows: Sequence[Row]) -> str:
@@ -124,13 +142,13 @@ def _by_model(rows: Sequence[Row]) -> str:
 
 
 def _speed(row: Row) -> str:
-    return f"{row.title} ({row.poses_per_s or row.fps or 0:.0f} {'FPS' if row.batch == 1 else 'poses/s'})"
+    return f"{row.title} ({row.poses_per_s or row.fps or 0:.0f} {'FPS' if row.poses_a_forward == 1 else 'poses/s'})"
 
 
 def _why(best: Row, rows: Sequence[Row], max_drop_mm: float) -> str:
     rivals = [row for row in rows if _timed(row) and row is not best]
     within = [row for row in rivals if _within(row, max_drop_mm)]
-    rate = f"{best.fps or 0:.0f} FPS" if best.batch == 1 else f"{best.poses_per_s or 0:.0f} poses/s"
+    rate = f"{best.fps or 0:.0f} FPS" if best.poses_a_forward == 1 else f"{best.poses_per_s or 0:.0f} poses/s"
     speed = f"{_pose_ms(best):.2f} ms a pose ({rate})"
     if any(_pose_ms(row) <= _pose_ms(best) * (1 + TIE) for row in within):
         return f"{speed}: as fast as any (differences under {TIE:.0%} are noise), {_tie_breaker(best, within)}"
@@ -186,8 +204,8 @@ def _within(row: Row, max_drop_mm: float) -> bool:
 
 
 def _pose_ms(row: Row) -> float:
-    """The median time of a forward, shared by the windows that went through it."""
-    return float("inf") if row.p50_ms is None else row.p50_ms / row.batch
+    """The median time of a forward, shared by the poses that came out of it."""
+    return float("inf") if row.p50_ms is None else row.p50_ms / row.poses_a_forward
 
 
 def _error(row: Row) -> float:

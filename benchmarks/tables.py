@@ -154,8 +154,8 @@ def table(rows: Sequence[Row], width: int = 100, ascii_only: bool = False) -> Ta
 
 
 def batched(rows: Sequence[Row]) -> bool:
-    """Whether more than one window went through a forward of any of the rows."""
-    return any(row.batch > 1 for row in rows)
+    """Whether a forward of any of the rows gave more than one pose."""
+    return any(row.poses_a_forward > 1 for row in rows)
 
 
 def columns(rows: Sequence[Row]) -> tuple[str, ...]:
@@ -173,17 +173,18 @@ def cells(row: Row, batches: bool = False) -> tuple[str, ...]:
         (str(row.batch) if row.status == "ok" else "-") if batches else _megabytes(row.size_bytes),
         error_cell(row, ".2f", "none"),  # the heading over the rows says why
         number(row.change_mm, "+.2f"),
-        _milliseconds(row.p50_ms),
-        _milliseconds(row.p90_ms),
-        _milliseconds(row.p99_ms),
+        milliseconds(row.p50_ms),
+        milliseconds(row.p90_ms),
+        milliseconds(row.p99_ms),
         number(row.poses_per_s if batches else row.fps, ".0f"),
         number(row.lookahead_ms, ".0f"),
     )
 
 
 def backend_cell(row: Row) -> str:
-    """The backend, and on a second line the bundle's name where two rows could be confused without it."""
-    return f"{row.backend}\n{_shortened(row.name)}" if row.name else row.backend
+    """The backend, and on a second line what tells rows apart: poses a window, or the bundle's name where needed."""
+    more = [_shortened(row.name)] if row.name else [f"{row.emitted} poses"] if row.emitted > 1 else []
+    return "\n".join([row.backend, *more])
 
 
 def _shortened(name: str, longest: int = 11) -> str:
@@ -231,7 +232,7 @@ def _plain(text: str) -> str:
     return text.replace("…", "~").replace("±", "+/-").encode("ascii", "replace").decode()
 
 
-def _milliseconds(value: float | None) -> str:
+def milliseconds(value: float | None) -> str:
     """Three digits: more are noise, and fewer hide differences."""
     decimals = 0 if value is None or value >= 99.95 else 1 if value >= 9.995 else 2
     return number(value, f".{decimals}f")

@@ -41,8 +41,7 @@ class Engine:
     def spec(self) -> WindowSpec:
         """The window it reads."""
         given = self.manifest.input
-        emitted = self.manifest.output.frames
-        count = None if emitted is None else emitted.count
+        count = None if self.manifest.emitted is None else self.manifest.poses_a_window
         return WindowSpec(given.frames, given.t_downsample, given.target_index, len(given.channels), count)
 
     def infer(self, keypoints: FloatArray) -> FloatArray:

@@ -219,6 +219,12 @@ class Manifest(_Record):
         return self
 
     @property
+    def emitted(self) -> tuple[int, int] | None:
+        """(first frame, number of frames) whose poses come out; None where it is the target's alone."""
+        frames = self.output.frames
+        return None if frames is None else (frames.first, frames.count)
+
+    @property
     def poses_a_window(self) -> int:
         """How many poses one window gives."""
         return 1 if self.output.frames is None else self.output.frames.count

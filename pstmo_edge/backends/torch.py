@@ -38,5 +38,4 @@ def open_session(bundle: Bundle, threads: int | None = None) -> TorchSession:
         path = Path(folder) / ARTIFACT
         path.write_bytes(bundle.read(ARTIFACT))
         model = load_model(spec.name, bundle.manifest.input.frames, path)
-    emitted = bundle.manifest.output.frames
-    return TorchSession(with_emitted(model, None if emitted is None else (emitted.first, emitted.count)))
+    return TorchSession(with_emitted(model, bundle.manifest.emitted))

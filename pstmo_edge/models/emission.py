@@ -28,15 +28,16 @@ def emitting(model: nn.Module, emit: str | int = CENTRE) -> nn.Module:
     ((B, T, 17, 3), every frame by the per-frame head), or an odd number K ((B, K, 17, 3), the middle K frames by that
     head; for 1 as well). Raises UsageError for another `emit`, and for a model without that head.
     """
-    if emit == CENTRE:
-        return model
     lifter = model.lifter
     return with_emitted(model, emitted_frames(lifter.name, lifter.frames, emit))
 
 
 def with_emitted(model: nn.Module, emitted: tuple[int, int] | None) -> nn.Module:
-    """The same for (first frame, number of frames), as a manifest says it; None is the target frame."""
-    if emitted is None:
+    """The same for (first frame, number of frames), as a manifest says it; None is the target frame.
+
+    The model itself where it does that already.
+    """
+    if model.lifter.emitted == emitted:
         return model
     other = copy.deepcopy(model)
     other.emitted = emitted

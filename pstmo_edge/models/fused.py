@@ -65,7 +65,8 @@ class FusedAttention(nn.Module):
         """(B, T, C) to (B, T, C), or with `rows` to these tokens alone."""
         if rows is not None:
             return self.forward(x)[:, rows]
-        out: Tensor = self.out(_attended(*self.qkv(x).chunk(3, dim=-1), self.heads))
+        query, key, value = self.qkv(x).chunk(3, dim=-1)
+        out: Tensor = self.out(_attended(query, key, value, self.heads))
         return out
 
 
@@ -85,7 +86,8 @@ class NarrowAttention(nn.Module):
 
     def forward(self, x: Tensor, rows: slice) -> Tensor:
         """(B, T, C) to the answers for `rows`, (B, R, C)."""
-        out: Tensor = self.out(_attended(self.query(x[:, rows]), *self.key_value(x).chunk(2, dim=-1), self.heads))
+        key, value = self.key_value(x).chunk(2, dim=-1)
+        out: Tensor = self.out(_attended(self.query(x[:, rows]), key, value, self.heads))
         return out
 
 

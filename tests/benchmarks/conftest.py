@@ -102,7 +102,8 @@ class FakeEngine:
 
 def make_model():
     return SimpleNamespace(
-        lifter=SimpleNamespace(name="p-stmo-s", frames=9, weights="toy", weights_sha256=DIGEST), predict=lift
+        lifter=SimpleNamespace(name="p-stmo-s", frames=9, weights="toy", weights_sha256=DIGEST, emitted=None),
+        predict=lift,
     )
 
 
@@ -136,7 +137,9 @@ def shop(monkeypatch):
     monkeypatch.setattr(build_module, "prepare", prepare)
     monkeypatch.setattr(build_module, "check_request", lambda *request, **options: None)
     monkeypatch.setattr(engine_module, "load_engine", lambda path, threads=None: built[Path(path)][0])
-    monkeypatch.setattr(References, "_session", lambda self, digest: self._models[digest].predict)
+    monkeypatch.setattr(
+        References, "_session", lambda self, manifest: self._models[manifest.model.weights_sha256].predict
+    )
     return shop
 
 
@@ -200,6 +203,31 @@ def report(settings):
         moments=moments.choose(lift(data.windows), data),
         actions={"<b>Waving</b>": {"mpjpe_mm": 19.0, "windows": 20}, "Sitting": {"mpjpe_mm": 18.0, "windows": 20}},
     )
+
+
+@pytest.fixture
+def many(report, make_row):
+    """A report of three models: one with errors, one without weights, one of which an engine failed.
+
+    Speeds and errors are such that their order as text is not that of the numbers.
+    """
+    published = {"mpjpe_mm": 43.0, "fps": 3504, "device": "a GPU of theirs"}
+    random = {"mpjpe_mm": None, "change_mm": None, "weights": "random"}
+
+    def rows(model, speeds, **values):
+        kinds = (("torch", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "int8"))
+        for (backend, precision), fps in zip(kinds, speeds, strict=True):
+            p50 = 1e3 / fps
+            spread = tuple(p50 * (0.9 + 0.01 * step + 0.001 * step**2) for step in range(21))
+            known = {"fps": float(fps), "poses_per_s": float(fps), "percentiles_ms": spread, "jitter_ms": p50 / 20}
+            yield make_row(backend, precision, p50, **{**known, "model": model, "frames": 27, **values})
+
+    first = list(rows("p-stmo-s", (99, 560, 1102), mpjpe_mm=45.25, p_mpjpe_mm=38.5, published=published, mflop=181.0))
+    first[2] = dataclasses.replace(first[2], mpjpe_mm=45.3, change_mm=0.05, int8_share=0.97)
+    third = [*rows("videopose3d", (203, 1500, 20), mpjpe_mm=102.5, change_mm=-0.004)]
+    third[2] = Row("onnxruntime", "int8", "failed", "no range for <conv>", model="videopose3d", frames=27)
+    every = (*first, *rows("anatomy3d", (9, 62, 101), **random), *third)
+    return dataclasses.replace(report, rows=every, summary=summary(every, 1.0))
 
 
 @pytest.fixture

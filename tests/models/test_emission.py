@@ -117,6 +117,8 @@ def test_the_model_itself_is_left_alone(published):
     assert model.lifter == before
     assert before.ends == ("encoder.fc_1", "fcn.1")
     assert emitting(model, "centre") is model
+    assert emitting(other, 3) is other
+    assert emitting(other, "centre").lifter == before
     with torch.no_grad():
         assert model(torch.from_numpy(arrays["keypoints"])).shape == (len(arrays["keypoints"]), 17, 3)
 
