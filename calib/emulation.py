@@ -7,23 +7,22 @@ An integer layer takes a float input x (..., K) and gives a float output y (...,
     y   = float(acc) * (input_scale * weight_scale[n]) + bias[n]  (float32)
 
 which is ONNX's QuantizeLinear and DequantizeLinear around a product. A convolution over time is the same product over
-its taps side by side, first tap first. Everything between the layers stays in float32.
+its taps side by side (`models.interception`). Everything between the layers stays in float32.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from pstmo_edge.calib.settings import Activations
+from pstmo_edge.models.interception import intercepted, layer_biases
 
 _FLOAT32_INTEGERS = 2**24  # float32 holds every integer up to here
 _INT16 = (-(2**15), 2**15 - 1)
@@ -163,67 +162,6 @@ def _grid_by_token(x: Tensor, activations: Activations) -> tuple[Tensor, Tensor]
     scale = (torch.maximum(-low, high) if activations.symmetric else high - low) / last
     scale = torch.where(scale == 0, 1.0, scale)
     return scale, torch.zeros_like(scale) if activations.symmetric else torch.round(-low / scale).clamp(first, last)
-
-
-# Told the layer's name, its rows (..., K), its weights (N, K) and its bias (N,); returns the outputs (..., N).
-Intercept: TypeAlias = Callable[[str, Tensor, Tensor, Tensor], Tensor]
-
-
-class _Interception(TorchFunctionMode):
-    """Hands every product with weights to a function; a layer is known by its bias, as in the exported graph."""
-
-    def __init__(self, names: Mapping[int, str], intercept: Intercept) -> None:
-        super().__init__()
-        self.names, self.intercept = names, intercept
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is F.linear:
-            name = self.names.get(id(kwargs.get("bias", args[2] if len(args) > 2 else None)))
-            if name is not None:
-                return self.intercept(name, args[0], args[1], kwargs.get("bias", args[-1]))
-        elif func is F.conv1d and (name := self.names.get(id(args[2]))) is not None:
-            return self._convolution(name, *args, **kwargs)
-        return func(*args, **kwargs)
-
-    def _convolution(
-        self, name: str, x: Tensor, weight: Tensor, bias: Tensor, stride: Any = 1, padding: Any = 0,
-        dilation: Any = 1, groups: int = 1,
-    ) -> Tensor:  # fmt: skip
-        """(B, C, T) to (B, N, T'), as one product over the taps side by side."""
-        (stride,), (padding,), (dilation,) = map(_one, (stride, padding, dilation))
-        assert groups == 1, f"{name} has groups"
-        taps = weight.shape[-1]
-        x = F.pad(x.transpose(1, 2), (0, 0, padding, padding))
-        count = (x.shape[1] - dilation * (taps - 1) - 1) // stride + 1
-        ends = (count - 1) * stride + 1
-        rows = torch.cat([x[:, tap * dilation : tap * dilation + ends : stride] for tap in range(taps)], dim=-1)
-        return self.intercept(name, rows, weight.transpose(1, 2).flatten(1), bias).transpose(1, 2)
-
-
-def _one(value: int | tuple[int, ...]) -> tuple[int, ...]:
-    return value if isinstance(value, tuple) else (value,)
-
-
-@contextmanager
-def intercepted(model: nn.Module, intercept: Intercept, only: Collection[str] | None = None) -> Iterator[None]:
-    """While the body runs, every layer of `model` with weights and a bias (or `only` these) is computed by `intercept`.
-
-    It works for layers that are called and for those whose weights a model uses itself, and gets a convolution as the
-    product it is. Names are those of the exported graph.
-    """
-    names = {id(bias): name for name, bias in layer_biases(model).items() if only is None or name in only}
-    with _Interception(names, intercept):
-        yield
-
-
-def layer_biases(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The bias of every linear layer and convolution, by the layer's name."""
-    return {
-        name: module.bias
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | nn.Conv1d) and module.bias is not None
-    }
 
 
 class EmulatedModel(nn.Module):

@@ -25,12 +25,11 @@ class Rounding(str, Enum):
     """How weights become integers: each to the nearest, or all of a layer so that its outputs move least.
 
     GPTQ (Frantar et al., ICLR 2023) goes column by column and lets later columns make up for the errors of earlier
-    ones; AdaRound (Nagel et al., ICML 2020) learns for every weight whether it goes up or down.
+    ones.
     """
 
     NEAREST = "nearest"
     GPTQ = "gptq"
-    ADAROUND = "adaround"
 
 
 @dataclass(frozen=True)
@@ -132,21 +131,23 @@ class Weights:
 class Settings:
     """Everything that decides the integers of a model, but the windows it is calibrated on.
 
-    `smoothing` is the strength of the equalization between a normalisation and the next matrix: 0 leaves all of the
-    difficulty in the activations, 1 moves all of it into the weights, 0.5 shares it (SmoothQuant, Xiao et al., ICML
-    2023); None leaves it out. `bias_correction` takes the mean error of every output channel out of its bias (Nagel et
-    al., ICCV 2019). The layers of `keep_float` are not quantized.
+    `smoothing` are strengths of the equalization between a normalisation and the next matrix: 0 evens out the weights,
+    1 the activations, 0.5 shares the difficulty (SmoothQuant, Xiao et al., ICML 2023). One strength is used everywhere;
+    of several, every pair takes the one with the least expected error, which may be none. `bias_correction` takes the
+    mean error of every output channel out of its bias (Nagel et al., ICCV 2019). The layers of `keep_float` are not
+    quantized.
     """
 
     weights: Weights = field(default_factory=Weights)
     activations: Activations = field(default_factory=Activations)
-    smoothing: float | None = None
+    smoothing: tuple[float, ...] = ()
     bias_correction: bool = False
     keep_float: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.smoothing is not None and not 0 <= self.smoothing <= 1:
-            raise UsageError(f"a smoothing of {self.smoothing:g} must lie between 0 and 1: 0.5 shares the difficulty")
+        for strength in self.smoothing:
+            if not 0 <= strength <= 1:
+                raise UsageError(f"a smoothing of {strength:g} must lie between 0 and 1: 0.5 shares the difficulty")
         if self.activations.bits == 7 and self.activations.symmetric:
             raise UsageError(
                 "7-bit activations make room for pair sums of unsigned values: use symmetric=False, or 8 bits"
@@ -169,10 +170,10 @@ class Settings:
             f"activations {activations.bits}-bit {'symmetric' if activations.symmetric else 'affine'} "
             f"{activations.granularity.value} {_observer_name(activations.observer)}",
         ]
-        if self.smoothing is not None:
-            parts.append(f"equalized {self.smoothing:g}")
+        if self.smoothing:
+            parts.append(f"equalized {self.smoothing[0]:g}" if len(self.smoothing) == 1 else "equalized by layer")
         if weights.rounding is not Rounding.NEAREST:
-            parts.append({"gptq": "GPTQ", "adaround": "AdaRound"}[weights.rounding.value])
+            parts.append("GPTQ")
         if self.bias_correction:
             parts.append("bias correction")
         return ", ".join(parts)
@@ -186,7 +187,7 @@ def settings_for(target: Target, keep_float: tuple[str, ...] = ()) -> Settings:
     return Settings(
         Weights(target.weight_bits, rounding=Rounding.GPTQ),
         Activations(symmetric=target.symmetric_activations),
-        smoothing=None,
+        smoothing=(0.25, 0.5, 0.75, 1.0),
         bias_correction=True,
         keep_float=keep_float,
     )
@@ -207,4 +208,4 @@ def _plain(value: Any) -> Any:
         return value.value
     if hasattr(value, "__dataclass_fields__"):
         return {"kind": type(value).__name__, **{name: _plain(inner) for name, inner in vars(value).items()}}
-    return value
+    return list(value) if isinstance(value, tuple) else value

@@ -13,12 +13,11 @@ from pstmo_edge.calib.emulation import (
     boundaries,
     fake_quantized,
     grid_of_range,
-    intercepted,
-    layer_biases,
 )
 from pstmo_edge.calib.settings import Activations, Granularity
 from pstmo_edge.export import random_keypoints
 from pstmo_edge.models.fused import fuse
+from pstmo_edge.models.interception import intercepted, layer_biases
 from pstmo_edge.models.zoo import create_model
 
 ZOO = [

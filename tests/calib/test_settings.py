@@ -31,7 +31,7 @@ from pstmo_edge.targets import TARGETS
         (lambda: Activations(granularity=Granularity.PER_TOKEN, observer=Entropy()), r"MinMax\(\)"),
         (lambda: Percentile(100), r"MinMax\(\)"),
         (lambda: Percentile(3), "between 50 and 100"),
-        (lambda: Settings(smoothing=1.5), "between 0 and 1"),
+        (lambda: Settings(smoothing=(0.5, 1.5)), "between 0 and 1"),
         (lambda: Settings(activations=Activations(7, symmetric=True)), "symmetric=False"),
     ],
 )
@@ -56,11 +56,11 @@ def test_settings_are_values():
     variants = [
         Settings(),
         NAIVE,
-        Settings(smoothing=0.5),
+        Settings(smoothing=(0.5,)),
+        Settings(smoothing=(0.25, 0.5)),
         Settings(bias_correction=True),
         Settings(Weights(7)),
         Settings(Weights(rounding=Rounding.GPTQ)),
-        Settings(Weights(rounding=Rounding.ADAROUND)),
         Settings(Weights(observer=MeanSquaredError())),
         Settings(activations=Activations(observer=MeanSquaredError())),
         Settings(activations=Activations(observer=Percentile(99.9))),
