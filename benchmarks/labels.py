@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
@@ -13,20 +14,33 @@ _DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, 
 _DISTANCES = (1.0, 2.4, 4.0, 6.0, 8.5, 11.0, 14.0, 18.0)
 
 
-def place(points: Sequence[Point], sizes: Sequence[Point], bounds: Box, gap: float) -> list[Point]:
+def place(
+    points: Sequence[Point], sizes: Sequence[Point], bounds: Box, gap: float, others: Sequence[Box] = ()
+) -> list[Point]:
     """The centres of labels of the given (width, height) beside their points, in the same units; y may run either way.
 
-    `gap` is the radius of a marker with its breathing space. Labels stay within `bounds`. Where nothing is free the
-    place with the least overlap is taken.
+    `gap` is the radius of a marker with its breathing space, `others` is what must not be covered either. Labels stay
+    within `bounds`. Where nothing is free the place with the least overlap is taken.
     """
     taken = [_around(point, (2 * gap, 2 * gap)) for point in points]
     centres: list[Point] = []
     for number, (point, size) in enumerate(zip(points, sizes, strict=True)):
-        others = taken[:number] + taken[number + 1 :]
-        best = min(_candidates(point, size, gap), key=lambda at: _cost(_around(at, size), others, bounds))
+        rivals = [*taken[:number], *taken[number + 1 :], *others]
+        best = min(_candidates(point, size, gap), key=lambda at: _cost(_around(at, size), rivals, bounds))
         taken.append(_around(best, size))
         centres.append(best)
     return centres
+
+
+def around_points(points: Sequence[Point], gap: float) -> list[Box]:
+    """The boxes of markers without labels, for `place`."""
+    return [_around(point, (2 * gap, 2 * gap)) for point in points]
+
+
+def along(corners: Sequence[Point], gap: float) -> list[Box]:
+    """Boxes along a line that runs across and up only, `gap` to each side, for `place`."""
+    ends = itertools.pairwise(corners)
+    return [(min(x1, x2) - gap, min(y1, y2) - gap, max(x1, x2) + gap, max(y1, y2) + gap) for (x1, y1), (x2, y2) in ends]
 
 
 def _candidates(point: Point, size: Point, gap: float) -> Iterable[Point]:

@@ -1,10 +1,8 @@
-"""What the PNG plots and the page share: colours, marker shapes, axis ranges, and how a skeleton is drawn."""
+"""What the PNG plots and the page share: colours, marker shapes, and how a skeleton is drawn."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,72 +11,38 @@ from pstmo_edge.benchmarks.moments import Moment, project
 from pstmo_edge.benchmarks.rows import Row
 from pstmo_edge.skeletons import HUMAN36M
 
-# All of these are readable on white and on near-black.
-LEFT, RIGHT, MIDDLE, GHOST = "#3b7ddd", "#e2603f", "#8a8f98", "#a9aeb6"
+# The page has the first two lighter where it is dark.
+LEFT, RIGHT, MIDDLE, GHOST = "#2c6bcf", "#c2441f", "#8a8f98", "#a9aeb6"
+# Told apart by the colour-blind too: grey for the reference, then blue, orange, green and magenta.
 _BACKEND_COLOURS = {
-    "torch": "#e2603f",
+    "torch": "#747d8b",
     "onnxruntime": "#3b7ddd",
-    "openvino": "#8b5cd6",
-    "tensorrt": "#5a9e3a",
+    "openvino": "#e07a1f",
+    "tensorrt": "#2f8f63",
     "native": "#c2457e",
 }
 # matplotlib's names of marker shapes; the page draws the same ones.
-_SHAPES = {"fp32": "o", "int8": "D", "fp16": "s", "bf16": "s", "fp8": "^"}
-LEAST_SPAN_MM = 2.0  # a plot that zooms into hundredths of a millimetre would show noise as if it mattered
+_SHAPES = {"fp32": "o", "int8": "D", "fp16": "s", "bf16": "v", "fp8": "^"}
 
 
-@dataclass(frozen=True)
-class Mark:
-    """One row on the plot of FPS against MPJPE."""
-
-    number: int  # of the row in the report
-    row: Row
-    fps: float
-    mpjpe_mm: float
-
-    @property
-    def label(self) -> str:
-        """The text beside the marker."""
-        return self.row.title
-
-    @property
-    def colour(self) -> str:
-        """The backend's colour."""
-        return _BACKEND_COLOURS.get(self.row.backend, MIDDLE)
-
-    @property
-    def shape(self) -> str:
-        """The precision's marker, as matplotlib names it."""
-        return _SHAPES.get(self.row.precision, "o")
+def colour(row: Row) -> str:
+    """The colour of the row's backend."""
+    return _BACKEND_COLOURS.get(row.backend, MIDDLE)
 
 
-def marks(rows: Sequence[Row]) -> list[Mark]:
-    """The rows that have both a speed and an error; the recommended one first, for its label is placed first."""
-    shown = [
-        Mark(number, row, row.fps, row.mpjpe_mm)
-        for number, row in enumerate(rows)
-        if row.status == "ok" and row.fps is not None and row.mpjpe_mm is not None
-    ]
-    return sorted(shown, key=lambda mark: not mark.row.recommended)
+def shape(row: Row) -> str:
+    """The marker of the row's precision, as matplotlib names it."""
+    return _SHAPES.get(row.precision, "o")
 
 
-def plot_ranges(shown: Sequence[Mark]) -> tuple[tuple[float, float], tuple[float, float]]:
-    """(low, high) of the FPS axis, which starts at zero, and of the error axis, which spans two millimetres or more."""
-    fastest = max((mark.fps for mark in shown), default=1.0)
-    errors = [mark.mpjpe_mm for mark in shown] or [0.0]
-    middle, span = (max(errors) + min(errors)) / 2, max(1.5 * (max(errors) - min(errors)), LEAST_SPAN_MM)
-    low = max(0.0, middle - span / 2)
-    return (0.0, 1.15 * fastest), (low, low + span)
+def backends(rows: Sequence[Row]) -> dict[str, str]:
+    """The backends of the rows that are drawn, with their colours."""
+    return {row.backend: colour(row) for row in rows if row.status == "ok"}
 
 
-def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About `count` round numbers within [low, high]."""
-    raw = (high - low) / max(count, 1)
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    last = math.floor(high / step + 1e-9)
-    return [round(number * step, 10) for number in range(first, last + 1)]
+def shapes(rows: Sequence[Row]) -> dict[str, str]:
+    """The precisions of the rows that are drawn, with their markers."""
+    return {row.precision: shape(row) for row in rows if row.status == "ok"}
 
 
 def bone_side(joint: int) -> str:

@@ -1,88 +1,179 @@
 "use strict";
-// Markers and table rows point at each other.
-const tip = document.querySelector(".tip");
-const heads = [...document.querySelectorAll(".scroll thead th")].map((head) => head.textContent);
-const rowOf = (number) => document.querySelector(`.scroll tr[data-row="${number}"]`);
+const all = (selector, within = document) => [...within.querySelectorAll(selector)];
 
-function choose(number, mark) {
-  const row = rowOf(number);
-  if (!row) return;
-  row.classList.add("chosen");
-  for (const each of document.querySelectorAll(`.mark[data-row="${number}"]`)) {
-    each.classList.add("chosen");
-    each.ownerSVGElement.classList.add("choosing");
-  }
-  if (mark) describe(row, mark);
+// The table is sorted by any of its columns: what is not known comes last, whichever the order.
+const table = document.querySelector("table.rows");
+const body = table.tBodies[0];
+const heads = [...table.tHead.rows[0].cells];
+const asReported = [...body.rows];
+
+function sortBy(head) {
+  const order = nextOrder(head);
+  for (const each of heads) each.removeAttribute("aria-sort");
+  if (order) head.setAttribute("aria-sort", order);
+  table.classList.toggle("sorted", Boolean(order));
+  const compare = comparison(head, order === "descending" ? -1 : 1);
+  body.append(...(order ? asReported.toSorted(compare) : asReported));
 }
 
-function describe(row, mark) {
-  const cells = [...row.cells];
-  const name = cells[0].firstChild.textContent.trim().replace("\n", " ");
-  const lines = heads.slice(3).map((head, index) => `${head.padEnd(16)}${cells[index + 3].textContent.padStart(7)}`);
-  tip.textContent = `${name} ${cells[1].textContent}\n${lines.join("\n")}`;
-  tip.style.fontFamily = "ui-monospace, monospace";
-  tip.hidden = false;
-  const plot = tip.parentElement.getBoundingClientRect();
-  const at = mark.querySelector(".dot").getBoundingClientRect();
-  const left = at.left - plot.left + at.width / 2;
-  const before = left > plot.width / 2;
-  tip.style.left = before ? "" : `${left + 18}px`;
-  tip.style.right = before ? `${plot.width - left + 18}px` : "";
-  tip.style.top = `${Math.max(4, Math.min(at.top - plot.top - tip.offsetHeight / 2, plot.height - tip.offsetHeight - 4))}px`;
+function nextOrder(head) {
+  const [first, now] = [head.dataset.first, head.getAttribute("aria-sort")];
+  if (!now) return first;
+  return now === first ? (first === "ascending" ? "descending" : "ascending") : null;
+}
+
+function comparison(head, sign) {
+  const at = heads.indexOf(head);
+  const number = head.dataset.kind === "number";
+  const unknown = (cell) => (number ? cell.dataset.value === undefined : cell.textContent === "–");
+  const compare = number
+    ? (one, other) => one.dataset.value - other.dataset.value
+    : (one, other) => one.textContent.localeCompare(other.textContent, "en", { numeric: true });
+  return ({ cells: ones }, { cells: others }) => {
+    const [one, other] = [ones[at], others[at]];
+    if (unknown(one) || unknown(other)) return unknown(one) - unknown(other);
+    return sign * compare(one, other);
+  };
+}
+
+for (const head of heads) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.append(...head.childNodes);
+  button.addEventListener("click", () => sortBy(head));
+  head.append(button);
+}
+for (const each of all(".scripted")) each.hidden = false;
+
+// Marks and table rows point at each other; a mark has a tip.
+const rowOf = (number) => asReported.find((row) => row.dataset.row === number);
+
+function choose(number) {
+  rowOf(number)?.classList.add("chosen");
+  for (const mark of all(`.mark[data-row="${number}"]`)) {
+    mark.classList.add("chosen");
+    mark.ownerSVGElement.classList.add("choosing");
+  }
 }
 
 function chooseNone() {
-  tip.hidden = true;
-  for (const each of document.querySelectorAll(".chosen")) each.classList.remove("chosen");
-  for (const each of document.querySelectorAll(".choosing")) each.classList.remove("choosing");
+  for (const tip of all(".tip")) tip.hidden = true;
+  for (const each of all(".chosen")) each.classList.remove("chosen");
+  for (const each of all(".choosing")) each.classList.remove("choosing");
 }
 
-for (const mark of document.querySelectorAll(".mark")) {
-  mark.querySelector("title")?.remove(); // only for pages without scripts: two tips would show
-  for (const event of ["pointerenter", "focus"]) mark.addEventListener(event, () => choose(mark.dataset.row, mark));
+// [name, figure] of each line; the first is the heading.
+function linesOf(mark) {
+  if (mark.dataset.tip) return mark.dataset.tip.split("\n").map((line) => line.split("\t"));
+  const cells = [...rowOf(mark.dataset.row).cells];
+  const named = heads.map((head, at) => [head, cells[at]]);
+  const words = named.filter(([head]) => head.dataset.kind === "text" && !head.matches(".more"));
+  const title = words.map(([, cell]) => cell.firstChild.textContent.trim().replace("\n", " ")).filter((word) => word !== "ok");
+  const figures = named.filter(([head, cell]) => head.dataset.kind === "number" && !head.matches(".more") && cell.textContent !== "–");
+  return [[title.join(" ")], ...figures.map(([head, cell]) => [head.textContent, cell.textContent])];
+}
+
+function describe(mark) {
+  const plot = mark.closest(".plot");
+  const tip = plot.querySelector(".tip");
+  const [title, ...lines] = linesOf(mark);
+  tip.replaceChildren(piece("b", title[0]), ...lines.flatMap(([name, figure]) => [piece("span", name), piece("span", figure)]));
+  tip.hidden = false;
+  const room = plot.getBoundingClientRect();
+  const drawn = (mark.querySelector(".all") ?? mark.querySelector(".dot")).getBoundingClientRect();
+  const [left, right] = [drawn.left - room.left - tip.offsetWidth - 14, drawn.right - room.left + 14];
+  const middle = drawn.top + drawn.height / 2 - room.top;
+  const fits = right + tip.offsetWidth < room.width - 6;
+  tip.style.left = `${clamp(fits ? right : left, 4, room.width - tip.offsetWidth - 6)}px`;
+  tip.style.top = `${clamp(middle - tip.offsetHeight / 2, 4, room.height - tip.offsetHeight - 6)}px`;
+}
+
+function piece(kind, text) {
+  const made = document.createElement(kind);
+  made.textContent = text ?? "";
+  return made;
+}
+
+const clamp = (value, low, high) => Math.max(low, Math.min(value, high));
+
+for (const mark of all(".mark")) {
+  for (const event of ["pointerenter", "focus"]) {
+    mark.addEventListener(event, () => {
+      chooseNone();
+      if (mark.dataset.row) choose(mark.dataset.row);
+      describe(mark);
+    });
+  }
   for (const event of ["pointerleave", "blur"]) mark.addEventListener(event, chooseNone);
 }
-for (const row of document.querySelectorAll(".scroll tbody tr")) {
+for (const row of asReported) {
   row.addEventListener("pointerenter", () => choose(row.dataset.row));
   row.addEventListener("pointerleave", chooseNone);
 }
+document.addEventListener("keydown", (event) => event.key === "Escape" && chooseNone());
 
-// The poses turn about the vertical; the same projection as in moments.py.
-const slider = document.querySelector("#yaw");
-const pitch = (12 * Math.PI) / 180;
+// The poses turn about the vertical and tilt; the same projection as in moments.py.
+const [yaw, pitch] = [document.querySelector("#yaw"), document.querySelector("#pitch")];
 
-function turn(yaw) {
-  const angle = (yaw * Math.PI) / 180;
-  for (const picture of document.querySelectorAll(".moment")) {
+// Across the picture, down it, and away from the viewer.
+function seen([x, y, z], turned, tilted) {
+  const away = -x * Math.sin(turned) + z * Math.cos(turned);
+  return [
+    x * Math.cos(turned) + z * Math.sin(turned),
+    y * Math.cos(tilted) - away * Math.sin(tilted),
+    y * Math.sin(tilted) + away * Math.cos(tilted),
+  ];
+}
+
+function turn() {
+  const [turned, tilted] = [yaw, pitch].map((slider) => (slider.value * Math.PI) / 180);
+  for (const picture of all(".moment")) {
     const poses = JSON.parse(picture.dataset.poses);
-    const scale = picture.dataset.size / 2 / picture.dataset.radius;
     const middle = picture.dataset.size / 2;
-    const seen = ([x, y, z]) => {
-      const away = -x * Math.sin(angle) + z * Math.cos(angle);
-      const across = x * Math.cos(angle) + z * Math.sin(angle);
-      return [middle + scale * across, middle + scale * (y * Math.cos(pitch) - away * Math.sin(pitch))];
-    };
-    for (const skeleton of picture.querySelectorAll(".skeleton")) {
-      const points = poses[skeleton.dataset.pose]?.map(seen);
-      if (!points) continue; // the 2D input stays as the camera saw it
-      for (const line of skeleton.children) {
-        const [a, b] = [points[line.dataset.a], points[line.dataset.b]];
-        line.setAttribute("x1", a[0]);
-        line.setAttribute("y1", a[1]);
-        line.setAttribute("x2", b[0]);
-        line.setAttribute("y2", b[1]);
-      }
+    const scale = middle / picture.dataset.radius;
+    for (const skeleton of all(".skeleton", picture)) {
+      const points = poses[skeleton.dataset.pose]?.map((point) => seen(point, turned, tilted));
+      if (points) draw(skeleton, points, scale, middle); // the 2D input stays as the camera saw it
     }
   }
 }
 
-if (slider) {
-  slider.addEventListener("input", () => turn(Number(slider.value)));
-  for (const picture of document.querySelectorAll(".moment")) {
+function draw(skeleton, points, scale, middle) {
+  const away = (line) => points[line.dataset.a][2] + points[line.dataset.b][2];
+  const lines = [...skeleton.children].sort((one, other) => away(other) - away(one)); // what is near hides what is far
+  for (const line of lines) {
+    for (const [end, number] of [["a", 1], ["b", 2]]) {
+      const [across, down] = points[line.dataset[end]];
+      line.setAttribute(`x${number}`, (middle + scale * across).toFixed(2));
+      line.setAttribute(`y${number}`, (middle + scale * down).toFixed(2));
+    }
+  }
+  skeleton.append(...lines);
+}
+
+function turnBy(degrees, tilt) {
+  yaw.value = ((Number(yaw.value) + degrees + 540) % 360) - 180;
+  pitch.value = clamp(Number(pitch.value) + tilt, -90, 90);
+  turn();
+}
+
+if (yaw) {
+  for (const slider of [yaw, pitch]) slider.addEventListener("input", turn);
+  document.querySelector("#back").addEventListener("click", () => {
+    for (const slider of [yaw, pitch]) slider.value = slider.defaultValue;
+    turn();
+  });
+  for (const picture of all(".moment")) {
+    let [x, y] = [0, 0];
+    picture.addEventListener("pointerdown", (event) => {
+      [x, y] = [event.clientX, event.clientY];
+      picture.setPointerCapture(event.pointerId);
+    });
     picture.addEventListener("pointermove", (event) => {
-      if (!(event.buttons & 1)) return;
-      slider.value = ((Number(slider.value) + event.movementX / 2 + 540) % 360) - 180;
-      turn(Number(slider.value));
+      if (!picture.hasPointerCapture(event.pointerId)) return;
+      turnBy((x - event.clientX) / 2, (event.clientY - y) / 2); // what is near follows the pointer
+      [x, y] = [event.clientX, event.clientY];
     });
   }
+  turn();
 }

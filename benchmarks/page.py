@@ -2,38 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from pstmo_edge.benchmarks import looks, provenance, svg, tables
+from pstmo_edge.benchmarks import charts, columns, looks, provenance, svg, tables
+from pstmo_edge.benchmarks.moments import PITCH_DEGREES, YAW_DEGREES
+from pstmo_edge.benchmarks.picture import Picture, model_name, picture, several_models
 from pstmo_edge.benchmarks.report import JSON_NAME, PLOT_NAME, POSES_NAME, Report
 from pstmo_edge.benchmarks.rows import Row
 
 _HERE = Path(__file__).parent
-_HEADINGS = (
-    "Backend", "Precision", "Status", "Size, MB", "MPJPE, mm", "Change, mm",
-    "p50, ms", "p90, ms", "p99, ms", "FPS", "Look-ahead, ms",
+# Headings and kinds of what `tables.overview_cells` says of each model.
+_OVERVIEW = (
+    ("Model", "text"), ("MFLOP a window", ""), ("Published MPJPE, mm", "published"), ("Published FPS", "published"),
+    ("MPJPE here, mm", ""), ("FP32 here, poses/s", ""), ("Fastest here, poses/s", ""), ("Fastest engine here", "text"),
 )  # fmt: skip
+_SHAPES = {"o": "circle", "D": "diamond", "s": "square", "^": "up", "v": "down"}
 
 
 def render(report: Report) -> str:
     """The whole page; every text of the report is escaped."""
+    shown = picture(report.rows)
+    throttled = tables.throttling_note(report)
     template = Template((_HERE / "page.html").read_text(encoding="utf-8"))
     return template.substitute(
         style=(_HERE / "page.css").read_text(encoding="utf-8"),
         script=(_HERE / "page.js").read_text(encoding="utf-8"),
         title=escape(_title(report)),
         kicker=escape(_kicker(report)),
-        headline=escape(_headline(report)),
-        summary=escape(report.summary),
+        headline=escape(_headline(report, shown)),
+        summary="" if several_models(report.rows) else _paragraph("summary", report.summary),
         figures=_figures(report.recommended),
-        doubt=_paragraph("doubt", tables.noise_note(report)),
-        wide_chart=svg.scatter(report.rows, 940, 400, "wide"),
-        narrow_chart=svg.scatter(report.rows, 380, 360, "narrow"),
+        doubts="".join(_paragraph("doubt", doubt) for doubt in (tables.noise_note(report), throttled)),
+        overview=_overview(report),
+        scatter=_both(lambda width: charts.scatter(shown, width)),
+        legend=_legend(report, shown),
+        latencies=_latencies(report),
         table=_table(report),
+        table_note=escape(_table_note(report)),
         setting=escape(report.setting),
         troubles=_troubles(report),
         checks=_checks(report),
@@ -45,65 +54,144 @@ def render(report: Report) -> str:
 
 
 def _title(report: Report) -> str:
-    models = dict.fromkeys(f"{row.model}, {row.frames} frames" for row in report.rows if row.model)
-    return " and ".join(models) or "Benchmark"
+    if several_models(report.rows):
+        return f"{len(report.models)} models on one machine"
+    return next((f"{model}, {frames} frames" for model, frames in report.models), "Benchmark")
 
 
 def _kicker(report: Report) -> str:
     return f"pstmo-edge benchmark · {str(report.provenance['date'])[:10]} · {report.provenance['cpu']}"
 
 
-def _headline(report: Report) -> str:
-    best = report.recommended
-    return f"{best.title} is the engine to use here" if best else "No engine can be recommended here"
+def _headline(report: Report, shown: Picture) -> str:
+    if best := report.recommended:
+        return f"{best.title} is the engine to use here"
+    if shown.front and several_models(report.rows):
+        fast, exact = shown.front[-1], shown.front[0]
+        best_speed, least_error = f"{fast.speed:.0f} {shown.unit}", f"{exact.mpjpe_mm:.1f} mm"
+        names = model_name(fast.row), model_name(exact.row)
+        return f"{names[0]} is the fastest ({best_speed}), {names[1]} the most exact ({least_error})"
+    if shown.lanes and not shown.marks:
+        return "Timed only: without weights there is no error to show"
+    return "No engine can be recommended here"
 
 
 def _figures(best: Row | None) -> str:
     if best is None:
         return ""
-    shown = (
-        (tables.number(best.p50_ms, ".2f"), "ms", "a pose, median"),
-        (tables.number(best.fps, ".0f"), "FPS", "one stream, batch 1"),
-        (tables.number(best.mpjpe_mm, ".1f"), "mm", "MPJPE, no mirroring"),
+    batched = best.batch > 1
+    rate, unit = (best.poses_per_s, "poses/s") if batched else (best.fps, "FPS")
+    cells = (
+        (tables.number(best.p50_ms, ".2f"), "ms", f"{f'{best.batch} poses' if batched else 'a pose'}, median"),
+        (tables.number(rate, ".0f"), unit, f"at batch {best.batch}" if batched else "one stream, batch 1"),
+        (tables.number(best.mpjpe_mm, ".1f"), "mm", "MPJPE"),
         (tables.number(best.size_bytes and best.size_bytes / 1e6, ".1f"), "MB", "on disk"),
         (tables.number(best.lookahead_ms, ".0f"), "ms", "look-ahead"),
     )
-    return "".join(
+    figures = "".join(
         f'<div class="figure"><b>{escape(value)}</b><i>{unit}</i><span>{escape(what)}</span></div>'
-        for value, unit, what in shown
+        for value, unit, what in cells
     )
+    return f'<div class="figures">{figures}</div>'
+
+
+def _overview(report: Report) -> str:
+    """One line a model, published figures beside measured ones; nothing for a report of one model."""
+    if not several_models(report.rows):
+        return ""
+    head = "".join(f'<th scope="col" class="{kind}">{escape(name)}</th>' for name, kind in _OVERVIEW)
+    body = "".join(f"<tr>{_overview_cells(line)}</tr>" for line in tables.overview_cells(report))
+    note = _paragraph("note", tables.PUBLISHED_NOTE if any(row.published for row in report.rows) else None)
+    return (
+        f'<section><h2>Model by model</h2><div class="scroll" tabindex="0"><table class="overview">'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{note}</section>"
+    )
+
+
+def _overview_cells(line: Sequence[str]) -> str:
+    cells = (
+        f'<td class="{kind}">{"–" if cell == "-" else escape(cell)}</td>'
+        for cell, (_, kind) in zip(line[1:], _OVERVIEW[1:], strict=True)
+    )
+    return f'<th scope="row">{escape(line[0])}</th>{"".join(cells)}'
+
+
+def _both(draw: Callable[[float], str]) -> str:
+    """A chart for wide screens and one for narrow ones; the style sheet shows one of them."""
+    return draw(charts.WIDE) + draw(charts.NARROW)
+
+
+def _legend(report: Report, shown: Picture) -> str:
+    backends = [
+        f'<span><i class="swatch" style="background:{colour}"></i>{escape(name)}</span>'
+        for name, colour in looks.backends(report.rows).items()
+    ]
+    shapes = [
+        f'<span><i class="{_SHAPES[shape]}"></i>{escape(name)}</span>'
+        for name, shape in looks.shapes(report.rows).items()
+    ]
+    others = [
+        ('<span><i class="ring"></i>recommended</span>', report.recommended is not None),
+        ('<span><i class="dash"></i>Pareto front of what was measured here</span>', bool(shown.front)),
+        (
+            '<span><i class="times">×</i>published by others, on their device and data; not measured here</span>',
+            bool(shown.published),
+        ),
+    ]
+    return "".join([*backends, *shapes, *(text for text, there in others if there)])
+
+
+def _latencies(report: Report) -> str:
+    if not any(row.percentiles_ms for row in report.rows if row.status == "ok"):
+        return ""
+    chart = _both(lambda width: charts.latencies(report.rows, width))
+    return Template((_HERE / "latencies.html").read_text(encoding="utf-8")).substitute(chart=chart)
 
 
 def _table(report: Report) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in _HEADINGS)
-    body = "".join(_table_row(number, row) for number, row in enumerate(report.rows))
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    shown = columns.columns(report.rows)
+    several = several_models(report.rows)
+    place = 1 if several else 0  # the backend comes after the model
+    heads = [column.head() for column in shown]
+    heads.insert(place, '<th scope="col" data-kind="text" data-first="ascending" class="text">Backend</th>')
+    body, before = [], ""
+    for number, row in enumerate(report.rows):
+        body.append(_table_row(number, row, shown, place, several and number > 0 and model_name(row) != before))
+        before = model_name(row)
+    return f'<table class="rows"><thead><tr>{"".join(heads)}</tr></thead><tbody>{"".join(body)}</tbody></table>'
 
 
-def _table_row(number: int, row: Row) -> str:
-    backend, precision, status, *numbers = map(escape, tables.cells(row))
+def _table_row(number: int, row: Row, shown: Sequence[columns.Column], place: int, new_model: bool) -> str:
     badge = ' <span class="badge">recommended</span>' if row.recommended else ""
-    cells = "".join(f"<td>{value.replace('-', '–') if value == '-' else _minus(value)}</td>" for value in numbers)
+    css = " ".join(filter(None, ["best" if row.recommended else "", "new" if new_model else ""]))
+    cells = [column.cell(row) for column in shown]
+    cells.insert(place, f'<th scope="row" class="text">{escape(tables.backend_cell(row))}{badge}</th>')
+    return f'<tr data-row="{number}"{f" class={chr(34)}{css}{chr(34)}" if css else ""}>{"".join(cells)}</tr>'
+
+
+def _table_note(report: Report) -> str:
+    left_out = columns.unknown(report.rows)
+    absent = f" Left out, for no row has them here: {', '.join(left_out)}." if left_out else ""
     return (
-        f'<tr data-row="{number}"{" class=best" if row.recommended else ""}><th scope="row">{backend}{badge}</th>'
-        f'<td>{precision}</td><td class="status {row.status}">{status}</td>{cells}</tr>'
+        "Jitter is the mean difference of one latency and the next; the limit is the fp32 matrix product that this "
+        f"machine reached just before.{absent}"
     )
 
 
-def _minus(value: str) -> str:
-    return value.replace("-", "−")  # as wide as the plus
-
-
 def _troubles(report: Report) -> str:
+    troubled = ((f"{_name(report, row)} {row.status}", row) for row in report.rows if row.status != "ok")
     return "".join(
-        f'<p class="trouble"><b class="{row.status}">{escape(row.title)} {row.status}</b> {escape(row.reason)}</p>'
-        for row in report.rows
-        if row.status != "ok"
+        f'<p class="trouble"><b class="{row.status}">{escape(what)}</b> {escape(row.reason)}</p>'
+        for what, row in troubled
     )
 
 
 def _checks(report: Report) -> str:
-    return f"<dl>{''.join(_entries((row.title, _notes(row)) for row in report.rows))}</dl>"
+    return f"<dl>{''.join(_entries((_name(report, row), _notes(row)) for row in report.rows))}</dl>"
+
+
+def _name(report: Report, row: Row) -> str:
+    return f"{model_name(row)}, {row.title}" if several_models(report.rows) and row.model else row.title
 
 
 def _notes(row: Row) -> str:
@@ -125,7 +213,11 @@ def _poses(report: Report) -> str:
         for moment in report.moments
     )
     return Template((_HERE / "poses.html").read_text(encoding="utf-8")).substitute(
-        shown=escape(report.shown or "the engine"), windows=report.checked_windows, cards=cards
+        shown=escape(report.shown or "the engine"),
+        windows=report.checked_windows,
+        yaw=f"{YAW_DEGREES:g}",
+        pitch=f"{PITCH_DEGREES:g}",
+        cards=cards,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from pstmo_edge.arrays import FloatArray
 from pstmo_edge.benchmarks import labels, looks
 from pstmo_edge.benchmarks.moments import PITCH_DEGREES, YAW_DEGREES, Moment
+from pstmo_edge.benchmarks.picture import Mark, Picture, log_ticks, nice_ticks, picture
 from pstmo_edge.benchmarks.report import Report
 from pstmo_edge.errors import BackendError
 from pstmo_edge.skeletons import HUMAN36M
@@ -18,25 +19,41 @@ _INK, _QUIET, _RULE = "#1c2026", "#667080", "#e4e7ec"
 
 
 def fps_vs_mpjpe(report: Report) -> bytes:
-    """FPS against MPJPE, one marker a row, the recommended one ringed; raises BackendError without matplotlib."""
-    figure = _figure(8.0, 5.2)
-    axes = figure.add_axes((0.1, 0.2, 0.87, 0.64))
-    shown = looks.marks(report.rows)
-    x_range, y_range = looks.plot_ranges(shown)
-    axes.set(xlim=x_range, ylim=y_range, xlabel="FPS at batch 1 (more is better)")
-    axes.set_ylabel("MPJPE in mm (less is better)")
-    _plain_axes(axes)
-    for mark in shown:
-        axes.scatter(mark.fps, mark.mpjpe_mm, s=90, c=mark.colour, marker=mark.shape, edgecolors="white", zorder=3)
-        if mark.row.recommended:
-            axes.scatter(mark.fps, mark.mpjpe_mm, s=330, facecolors="none", edgecolors=_INK, linewidths=1.6, zorder=2)
-    _label_marks(figure, axes, shown)
-    if not shown:
-        axes.text(0.5, 0.5, "no row passed its check", transform=axes.transAxes, ha="center", color=_QUIET)
-    figure.text(0.1, 0.93, "Speed against error", fontsize=15, fontweight="bold", color=_INK)
-    figure.text(0.1, 0.885, str(report.provenance["cpu"]), fontsize=9, color=_QUIET, parse_math=False)
-    setting = "\n".join(textwrap.wrap(report.setting, 130))
-    figure.text(0.1, 0.015, setting, fontsize=7.2, color=_QUIET, va="bottom", parse_math=False)
+    """FPS against MPJPE, one marker a row, the recommended one ringed; raises BackendError without matplotlib.
+
+    The dashed line is the Pareto front of what was measured. Rows without an error stand in lanes below, published
+    figures are crosses.
+    """
+    shown = picture(report.rows)
+    lanes = (0.28 * len(shown.lanes) + 0.3) if shown.lanes else 0.0  # inches
+    plot = 3.4 if shown.has_errors or not shown.lanes else 0.0
+    low, high = 1.35, 0.8
+    figure = _figure(8.6, low + lanes + plot + high)
+    height = low + lanes + plot + high
+    place = (0.09, low / height, 0.88)
+    if plot:
+        axes = figure.add_axes((place[0], (low + lanes) / height, place[2], plot / height))
+        axes.set(xscale="log", xlim=shown.x_range, ylim=shown.y_range, ylabel="MPJPE in mm (less is better)")
+        axes.set_yticks(nice_ticks(*shown.y_range))
+        _plain_axes(axes)
+        _draw_marks(figure, axes, shown)
+    if lanes:
+        below = figure.add_axes((place[0], low / height, place[2], lanes / height))
+        below.set(xscale="log", xlim=shown.x_range, ylim=(len(shown.lanes), -0.9), yticks=[])
+        _plain_axes(below)
+        _draw_lanes(below, shown)
+    if plot and lanes:
+        axes.tick_params(labelbottom=False)
+    lowest = below if lanes else axes
+    for each in figure.axes:
+        _speed_ticks(each, shown)
+    lowest.set_xlabel(f"{shown.unit}, logarithmic (more is better)")
+    _legend(figure, report, shown, 0.52 / height)
+    figure.text(place[0], 1 - 0.35 / height, "Speed against error", fontsize=15, fontweight="bold", color=_INK)
+    machine = str(report.provenance["cpu"])
+    figure.text(place[0], 1 - 0.58 / height, machine, fontsize=9, color=_QUIET, parse_math=False)
+    setting = "\n".join(textwrap.wrap(report.setting, 140))
+    figure.text(place[0], 0.08 / height, setting, fontsize=7.2, color=_QUIET, va="bottom", parse_math=False)
     return _png(figure)
 
 
@@ -91,33 +108,110 @@ def _draw_skeleton(axes: Any, points: FloatArray, ghost: bool = False) -> None:
         axes.scatter(points[:, 0], points[:, 1], s=7, color=_INK, zorder=3)
 
 
-def _label_marks(figure: Any, axes: Any, shown: list[looks.Mark]) -> None:
+def _draw_marks(figure: Any, axes: Any, shown: Picture) -> None:
+    if shown.front:
+        x, y = zip(*shown.staircase, strict=True)
+        axes.plot(x, y, color=_QUIET, linewidth=1.1, linestyle=(0, (4, 3)), zorder=1)
+        axes.fill_between(x, y, shown.y_range[1], color="#f3f4f6", linewidth=0, zorder=0)
+    for mark in shown.marks:
+        _draw_mark(axes, mark, mark.mpjpe_mm, 90)
+    for each in shown.published:
+        axes.scatter(each.fps, each.mpjpe_mm, s=60, c=_INK, marker="x", linewidths=1.6, zorder=3)
+    if not shown.has_errors:
+        axes.text(0.5, 0.5, "no row passed its check", transform=axes.transAxes, ha="center", color=_QUIET)
+    _label_marks(figure, axes, shown)
+
+
+def _draw_mark(axes: Any, mark: Mark, y: float | None, size: float) -> None:
+    colour, shape = looks.colour(mark.row), looks.shape(mark.row)
+    axes.scatter(mark.speed, y, s=size, c=colour, marker=shape, edgecolors="white", zorder=3)
+    if mark.row.recommended:
+        axes.scatter(mark.speed, y, s=330, facecolors="none", edgecolors=_INK, linewidths=1.6, zorder=2)
+
+
+def _draw_lanes(axes: Any, shown: Picture) -> None:
+    """One line a model without weights: its rows have a speed, and no place on the error axis."""
+    axes.text(
+        0.01, -0.45, shown.lanes_note, transform=axes.get_yaxis_transform(), va="center", fontsize=8.5,
+        fontweight="bold", color=_QUIET,
+    )  # fmt: skip
+    middle = (shown.x_range[0] * shown.x_range[1]) ** 0.5
+    for number, (name, marks) in enumerate(shown.lanes):
+        speeds = [mark.speed for mark in marks]
+        axes.plot([min(speeds), max(speeds)], [number + 0.5] * 2, color=_RULE, linewidth=3, zorder=1)
+        for mark in marks:
+            _draw_mark(axes, mark, number + 0.5, 55)
+        left = max(speeds) < middle * 2  # the name goes where there is room
+        at, side, shift = (max(speeds), "left", 9) if left else (min(speeds), "right", -9)
+        axes.annotate(
+            name, (at, number + 0.5), (shift, 0), textcoords="offset points", ha=side, va="center", fontsize=9,
+            color=_INK, parse_math=False,
+        )  # fmt: skip
+
+
+def _label_marks(figure: Any, axes: Any, shown: Picture) -> None:
+    named = [
+        (_label(axes, mark.label, mark.row.recommended), mark.speed, mark.mpjpe_mm or 0.0)
+        for mark in shown.marks
+        if mark.label
+    ]
+    named += [(_label(axes, each.label, cited=True), each.fps, each.mpjpe_mm) for each in shown.published]
     figure.draw_without_rendering()
     renderer = figure.canvas.get_renderer()
-    texts = [
-        axes.text(
-            mark.fps,
-            mark.mpjpe_mm,
-            mark.label,
-            fontsize=9.5,
-            color=_INK,
-            ha="center",
-            va="center",
-            fontweight="bold" if mark.row.recommended else "normal",
-            parse_math=False,
-        )
-        for mark in shown
-    ]
-    boxes = [text.get_window_extent(renderer) for text in texts]
-    points = [tuple(axes.transData.transform((mark.fps, mark.mpjpe_mm))) for mark in shown]
+    boxes = [text.get_window_extent(renderer) for text, *_ in named]
+    points = [tuple(axes.transData.transform((x, y))) for _, x, y in named]
+    nameless = [tuple(axes.transData.transform((mark.speed, mark.mpjpe_mm))) for mark in shown.marks if not mark.label]
+    front = [tuple(axes.transData.transform(corner)) for corner in shown.staircase]
     bounds = tuple(axes.get_window_extent(renderer).extents)
     gap = 0.155 * _DPI  # inches to pixels: the ring's radius and a little air
-    places = labels.place(points, [(box.width + 4, box.height) for box in boxes], bounds, gap)
+    others = [*labels.around_points(nameless, 0.08 * _DPI), *labels.along(front, 1)]
+    places = labels.place(points, [(box.width + 4, box.height) for box in boxes], bounds, gap, others)
     back = axes.transData.inverted()
-    for text, place, point in zip(texts, places, points, strict=True):
+    for (text, *_), place, point in zip(named, places, points, strict=True):
         text.set_position(back.transform(place))
         if abs(place[1] - point[1]) > 2 * gap:  # too far away to be seen as belonging to its marker
-            axes.plot(*zip(back.transform(point), back.transform(place), strict=True), color=_RULE, zorder=1)
+            ends = zip(back.transform(point), back.transform(place), strict=True)
+            axes.plot(*ends, color="#b9c0ca", linewidth=0.8, zorder=1)
+
+
+def _label(axes: Any, words: str, recommended: bool = False, cited: bool = False) -> Any:
+    return axes.text(
+        1.0,
+        0.0,
+        words,
+        fontsize=9.5,
+        color=_QUIET if cited else _INK,
+        ha="center",
+        va="center",
+        fontweight="bold" if recommended else "normal",
+        fontstyle="italic" if cited else "normal",
+        parse_math=False,
+    )
+
+
+def _legend(figure: Any, report: Report, shown: Picture, y: float) -> None:
+    """Colours, markers and lines, of what is drawn only; above the setting."""
+    from matplotlib.lines import Line2D
+
+    def entry(name: str, marker: str, colour: str, line: str = "", size: float = 7) -> Any:
+        return Line2D([], [], marker=marker, color=colour, linestyle=line, markersize=size, linewidth=1.1, label=name)
+
+    entries = [entry(name, "s", colour) for name, colour in looks.backends(report.rows).items()]
+    entries += [entry(name, shape, _QUIET) for name, shape in looks.shapes(report.rows).items()]
+    if shown.front:
+        entries.append(entry("Pareto front", "", _QUIET, "--"))
+    if shown.published:
+        entries.append(entry("published, on others' devices and data", "x", _INK, size=6))
+    figure.legend(
+        handles=entries, loc="lower left", bbox_to_anchor=(0.08, y), ncols=len(entries), frameon=False, fontsize=8,
+        labelcolor=_QUIET, handletextpad=0.4, columnspacing=1.3, borderpad=0, borderaxespad=0,
+    )  # fmt: skip
+
+
+def _speed_ticks(axes: Any, shown: Picture) -> None:
+    ticks = log_ticks(*shown.x_range)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks([], minor=True)
 
 
 def _plain_axes(axes: Any) -> None:

@@ -1,56 +1,25 @@
-"""The page's pictures as inline SVG: sharp at any size, and coloured by the page's own light or dark style."""
+"""Pieces of the page's inline SVG, and its skeletons: sharp at any size, coloured by the page's light or dark style."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from html import escape
 
 import numpy as np
 
 from pstmo_edge.arrays import FloatArray
-from pstmo_edge.benchmarks import labels, looks
+from pstmo_edge.benchmarks import looks
 from pstmo_edge.benchmarks.moments import PITCH_DEGREES, YAW_DEGREES, Moment
 from pstmo_edge.benchmarks.rows import Row
 from pstmo_edge.skeletons import HUMAN36M
 
-_LETTER, _LINE = 7.3, 15.0  # mean width of a 13-pixel letter and height of its line, in pixels
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 14.0, 14.0, 46.0
-
-
-def scatter(rows: Sequence[Row], width: float, height: float, css_class: str) -> str:
-    """FPS against MPJPE as an SVG of that many pixels; markers carry their row's number in `data-row`."""
-    shown = looks.marks(rows)
-    x_range, y_range = looks.plot_ranges(shown)
-    box = (_LEFT, _TOP, width - _RIGHT, height - _BOTTOM)
-
-    def x(value: float) -> float:
-        return box[0] + (value - x_range[0]) / (x_range[1] - x_range[0]) * (box[2] - box[0])
-
-    def y(value: float) -> float:
-        return box[3] - (value - y_range[0]) / (y_range[1] - y_range[0]) * (box[3] - box[1])
-
-    parts = [
-        f'<svg class="chart {css_class}" viewBox="0 0 {width:g} {height:g}" role="img" '
-        f'aria-label="Plot of FPS against MPJPE; the table below holds the same figures">'
-    ]
-    for tick in looks.nice_ticks(*x_range, count=5 if width < 600 else 8):
-        parts.append(_line("rule", x(tick), box[1], x(tick), box[3]))
-        parts.append(_text("tick", x(tick), box[3] + 18, f"{tick:g}", "middle"))
-    for tick in looks.nice_ticks(*y_range, count=5):
-        parts.append(_line("rule", box[0], y(tick), box[2], y(tick)))
-        parts.append(_text("tick", box[0] - 8, y(tick) + 4, f"{tick:g}", "end"))
-    parts.append(_text("axis", (box[0] + box[2]) / 2, height - 6, "FPS at batch 1 →  more is better", "middle"))
-    middle = (box[1] + box[3]) / 2
-    turned = f'transform="rotate(-90 12 {middle:g})"'
-    parts.append(_text("axis", 12, middle, "← MPJPE in mm, less is better", "middle", turned))
-    points = [(x(mark.fps), y(mark.mpjpe_mm)) for mark in shown]
-    sizes = [(_LETTER * len(mark.label) * (1.06 if mark.row.recommended else 1) + 4, _LINE) for mark in shown]
-    places = labels.place(points, sizes, box, gap=18)
-    parts += [_mark(mark, *spots) for mark, *spots in zip(shown, points, places, strict=True)]
-    if not shown:
-        parts.append(_text("axis", width / 2, height / 2, "no row passed its check", "middle"))
-    return "".join(parts) + "</svg>"
+# Corners of the markers that are no circle, by matplotlib's names.
+_OUTLINES = {
+    "D": ((0, -8), (8, 0), (0, 8), (-8, 0)),
+    "s": ((-6, -6), (6, -6), (6, 6), (-6, 6)),
+    "^": ((0, -8), (7, 6), (-7, 6)),
+    "v": ((0, 8), (7, -6), (-7, -6)),
+}
 
 
 def moment(shown: Moment, radius: float) -> str:
@@ -83,30 +52,18 @@ def moment(shown: Moment, radius: float) -> str:
         parts.append(
             f'<g transform="translate({number * (size + space):g} {head:g})">'
             f'<rect class="panel" width="{size:g}" height="{size:g}" rx="10"/>'
-            f"{body}{_text('panel-name', 2, -9, name, 'start')}</g>"
+            f"{body}{text('panel-name', 2, -9, name, 'start')}</g>"
         )
     return "".join(parts) + "</svg>"
 
 
-def _mark(mark: looks.Mark, point: labels.Point, place: labels.Point) -> str:
-    ring = f'<circle class="ring" cx="{point[0]:.1f}" cy="{point[1]:.1f}" r="13"/>' if mark.row.recommended else ""
-    far = abs(place[1] - point[1]) > 36  # too far away to be seen as belonging to its marker
-    leader = _line("leader", *point, *place) if far else ""
-    name = _text("label best" if mark.row.recommended else "label", place[0], place[1] + 4.5, mark.label, "middle")
-    return (
-        f'<g class="mark" tabindex="0" data-row="{mark.number}" data-x="{point[0]:.1f}" data-y="{point[1]:.1f}">'
-        f"<title>{escape(mark.label)}: {mark.fps:.0f} FPS, {mark.mpjpe_mm:.2f} mm</title>"
-        f"{leader}{ring}{_shape(mark, *point)}{name}</g>"
-    )
-
-
-def _shape(mark: looks.Mark, x: float, y: float) -> str:
-    colour = f'fill="{mark.colour}"'
-    if mark.shape == "o":
-        return f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="6.5" {colour}/>'
-    outlines = {"D": ((0, -8), (8, 0), (0, 8), (-8, 0)), "s": ((-6, -6), (6, -6), (6, 6), (-6, 6))}
-    corners = outlines.get(mark.shape, ((0, -8), (7, 6), (-7, 6)))
-    points = " ".join(f"{x + across:.1f},{y + down:.1f}" for across, down in corners)
+def marker(row: Row, x: float, y: float, size: float = 1.0) -> str:
+    """The marker of a row's backend and precision, about 13 pixels across."""
+    colour = f'fill="{looks.colour(row)}"'
+    if looks.shape(row) == "o":
+        return f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="{6.5 * size:g}" {colour}/>'
+    corners = _OUTLINES[looks.shape(row)]
+    points = " ".join(f"{x + size * across:.1f},{y + size * down:.1f}" for across, down in corners)
     return f'<polygon class="dot" points="{points}" {colour}/>'
 
 
@@ -127,9 +84,11 @@ def _panel_points(points: FloatArray, radius: float, size: float) -> FloatArray:
     return scaled
 
 
-def _line(css_class: str, x1: float, y1: float, x2: float, y2: float) -> str:
+def line(css_class: str, x1: float, y1: float, x2: float, y2: float) -> str:
+    """A line whose look is that of its class."""
     return f'<line class="{css_class}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
 
 
-def _text(css_class: str, x: float, y: float, text: str, anchor: str, more: str = "") -> str:
-    return f'<text class="{css_class}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {more}>{escape(text)}</text>'
+def text(css_class: str, x: float, y: float, words: str, anchor: str, more: str = "") -> str:
+    """A line of text; `more` are further attributes."""
+    return f'<text class="{css_class}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {more}>{escape(words)}</text>'

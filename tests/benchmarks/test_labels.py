@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from pstmo_edge.benchmarks.labels import place
+from pstmo_edge.benchmarks.labels import along, around_points, place
 
 BOUNDS, SIZE, GAP = (0.0, 0.0, 900.0, 400.0), (120.0, 15.0), 14.0
 
@@ -35,3 +35,12 @@ def test_equal_points_get_different_labels():
 def test_a_lonely_point_has_its_label_beside_it():
     assert place([(100.0, 200.0)], [SIZE], BOUNDS, GAP) == [(100 + GAP + 60, 200.0)]
     assert place([(880.0, 200.0)], [SIZE], BOUNDS, GAP) == [(880 - GAP - 60, 200.0)]
+
+
+def test_labels_keep_clear_of_lines_and_of_markers_without_labels():
+    line = along([(0.0, 200.0), (500.0, 200.0), (500.0, 400.0)], 1)
+    ((x, y),) = place([(300.0, 200.0)], [SIZE], BOUNDS, GAP, others=line)
+    assert (x, abs(y - 200)) == (300.0, GAP + SIZE[1] / 2), "above or below, not on the line"
+    nameless = around_points([(380.0, 200.0)], GAP)
+    ((x, y),) = place([(300.0, 200.0)], [SIZE], BOUNDS, GAP, others=nameless)
+    assert x == 300 - GAP - SIZE[0] / 2

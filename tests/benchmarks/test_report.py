@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import struct
 import sys
 import zlib
@@ -10,10 +11,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from pstmo_edge.benchmarks import looks, page, plots
+from pstmo_edge.benchmarks import columns, looks, page, plots, tables
 from pstmo_edge.benchmarks.moments import project
 from pstmo_edge.benchmarks.report import JSON_NAME, Report, write_report
-from pstmo_edge.benchmarks.rows import Row
+from pstmo_edge.benchmarks.rows import Row, recommend
 from pstmo_edge.errors import BackendError, UsageError
 from pstmo_edge.skeletons import HUMAN36M
 
@@ -126,12 +127,14 @@ def test_the_page_shows_every_row_and_marks_the_recommended_one(report):
     rows = [found for found in parsed.all("tr") if "data-row" in found]
     assert [found["data-row"] for found in rows] == ["0", "1", "2"]
     assert [found.get("class") for found in rows] == [None, "best", None]
+    assert [found["data-kind"] for found in parsed.all("th", scope="col")][:4] == ["text", "text", "text", "number"]
     assert report.summary in parsed.text
     assert report.setting in parsed.text
     for value in ("45.10", "+0.10", "3.00", "300", "5.0", "97% of the multiply-adds in INT8", "left in float: fcn.1"):
         assert value in parsed.text
     marks = [found["data-row"] for found in parsed.all("g", class_="mark")]
-    assert marks == ["1", "0", "1", "0"], "two charts, the failed row in neither"
+    assert marks == ["1", "0", "1", "0"], "a wide and a narrow chart, the failed row in neither"
+    assert "Latencies" not in parsed.text, "rows without percentiles have no distribution"
     assert len(parsed.all("svg", class_="moment")) == 4
 
 
@@ -155,11 +158,7 @@ def test_a_report_without_any_row_that_passed_still_renders(no_moments, tmp_path
     assert png_pixels((tmp_path / "out" / "fps_vs_mpjpe.png").read_bytes())[1] > 50
 
 
-def test_the_script_turns_poses_as_the_picture_does(report):
-    """Script and Python share a projection: the constants that the script repeats must be the same."""
-    text = page.render(report)
-    assert "const pitch = (12 * Math.PI) / 180" in text
-    assert 'id="yaw" type="range" min="-180" max="180" value="50"' in text
+def test_the_projection_is_that_of_a_viewer_who_walks_around():
     front = project(np.array([[1.0, 2.0, 3.0]]), yaw=0, pitch=0)
     np.testing.assert_allclose(front, [[1.0, 2.0]])
     side = project(np.array([[1.0, 2.0, 3.0]]), yaw=90, pitch=0)
@@ -186,15 +185,47 @@ def test_left_and_right_have_their_own_colours():
     assert (sides["LWrist"], sides["RFoot"], sides["Head"]) == ("left", "right", "middle")
 
 
-def test_the_error_axis_does_not_magnify_noise(make_row):
-    shown = looks.marks([make_row(mpjpe_mm=45.000), make_row(mpjpe_mm=45.004)])
-    x_range, (low, high) = looks.plot_ranges(shown)
-    assert x_range[0] == 0
-    assert high - low == pytest.approx(2.0)
-    assert looks.nice_ticks(low, high) == [44.0, 44.5, 45.0, 45.5, 46.0] or len(looks.nice_ticks(low, high)) >= 3
-
-
 def test_plots_take_any_number_of_rows_and_moments(report):
     for count in (1, 2, 3):
         few = dataclasses.replace(report, moments=report.moments[:count])
         assert png_pixels(plots.poses(few))[1] > 50
+
+
+def test_columns_that_nobody_knows_are_named_and_left_out(report, many):
+    text = Page(page.render(report)).text
+    assert "Left out, for no row has them here: P-MPJPE, Jitter, Poses/s, Parameters, MFLOP a window" in text
+    heads = re.findall(r'<th scope="col" data-kind[^>]*>([^<]*)<', page.render(many))
+    assert heads[:4] == ["Model", "Backend", "Precision", "Status"]
+    assert {"P-MPJPE, mm", "Jitter, ms", "MFLOP a window", "INT8 share", "Published FPS", "Published on"} <= set(heads)
+    assert "Power, W" not in heads
+
+
+def test_batches_have_a_column_and_poses_count(many):
+    rows = [dataclasses.replace(row, batch=8, poses_per_s=row.fps and 8 * row.fps) for row in many.rows]
+    shown = [column for column in columns.columns(rows) if not column.more]
+    assert [column.heading for column in shown] == [
+        "Model", "Precision", "Status", "MPJPE, mm", "Change, mm", "Batch", "p50, ms", "p90, ms", "p99, ms",
+        "Poses/s", "Look-ahead, ms", "Size, MB",
+    ]  # fmt: skip
+    assert [column.text(rows[0]) for column in shown if column.heading in ("Batch", "Poses/s")] == ["8", "792"]
+    assert "8 poses, median" in page.render(dataclasses.replace(many, rows=recommend(rows[:3], 1.0)))
+
+
+def test_several_models_are_shown_beside_what_was_published_of_them(many):
+    parsed = Page(page.render(many))
+    assert "3 models on one machine" in parsed.text
+    assert "videopose3d 27 is the fastest (1500 FPS), p-stmo-s 27 the most exact (45.2 mm)" in parsed.text
+    assert tables.PUBLISHED_NOTE in parsed.text
+    assert "videopose3d 27, onnxruntime int8 failed" in parsed.text
+    assert "no range for <conv>" in parsed.text
+    cited = parsed.all("g", class_="mark cited")
+    assert len(cited) == 2, "one in each chart"
+    assert all("not measured here" in found["aria-label"] for found in cited)
+    assert len(parsed.all("table", class_="overview")) == 1
+    timed = dataclasses.replace(many, rows=tuple(row for row in many.rows if row.weights))
+    assert "Timed only: without weights there is no error to show" in Page(page.render(timed)).text
+
+
+def test_a_throttled_device_is_doubted(report):
+    hot = dataclasses.replace(report, provenance={**report.provenance, "throttled": ["GPU clock fell to 300 MHz"]})
+    assert "The device throttled while it was measured: GPU clock fell to 300 MHz." in Page(page.render(hot)).text
