@@ -13,6 +13,13 @@ pstmo_edge_status check_struct(const Struct* value) noexcept {
   return PSTMO_EDGE_STATUS_OK;
 }
 
+// Fill a caller's struct and leave its size field as the caller set it.
+template <typename Struct>
+void fill_struct(Struct* out, Struct values) noexcept {
+  values.size = out->size;
+  *out = values;
+}
+
 }  // namespace pstmo_edge
 
 #endif  // PSTMO_EDGE_RUNTIME_CHECKS_H_

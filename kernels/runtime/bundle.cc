@@ -1,0 +1,103 @@
+#include "bundle.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "sha256.h"
+
+namespace pstmo_edge {
+namespace {
+
+bool has(uint64_t features, pstmo_edge_cpu_feature feature) { return (features >> feature & 1) != 0; }
+
+bool has_vnni(uint64_t features) {
+  return has(features, PSTMO_EDGE_CPU_FEATURE_AVX512_VNNI) || has(features, PSTMO_EDGE_CPU_FEATURE_AVX_VNNI);
+}
+
+// Whether four products of 8 bits are added in 32 bits here, so that weights of 8 bits cannot overflow.
+bool sums_in_32_bits(uint64_t features) {
+  const bool x86 = has(features, PSTMO_EDGE_CPU_FEATURE_AVX2) && has_vnni(features);
+  return x86 || (has(features, PSTMO_EDGE_CPU_FEATURE_NEON) && has(features, PSTMO_EDGE_CPU_FEATURE_DOTPROD));
+}
+
+enum class Presence { Unknown, Absent, Present };
+
+Presence presence(const std::string& name, uint64_t features) {
+  if (name == "vnni") return has_vnni(features) ? Presence::Present : Presence::Absent;  // either form of it
+  for (uint32_t i = 0; pstmo_edge_cpu_feature_describe(i) != nullptr; ++i) {
+    if (name == pstmo_edge_cpu_feature_describe(i))
+      return (features >> i & 1) != 0 ? Presence::Present : Presence::Absent;
+  }
+  return Presence::Unknown;
+}
+
+Outcome verify_content(const FileEntry& entry, const std::string& digest) {
+  if (digest == entry.sha256) return Unit{};
+  return Error{PSTMO_EDGE_STATUS_BUNDLE_DAMAGED,
+               entry.name + " was changed since it was written (SHA-256 differs); build it again"};
+}
+
+Result<Bytes> read_weights(const Folder& folder, const FileEntry& entry) {
+  Result<Bytes> weights = folder.read(entry.name, kMaxWeightBytes);
+  if (!weights) return weights;
+  if (weights->size() != entry.size) {
+    return Error{PSTMO_EDGE_STATUS_BUNDLE_DAMAGED, entry.name + " has " + std::to_string(weights->size()) +
+                                                       " bytes and the manifest says " + std::to_string(entry.size) +
+                                                       "; build it again"};
+  }
+  const Outcome same = verify_content(entry, sha256_hex(weights->text()));
+  if (!same) return same.error();
+  return weights;
+}
+
+Outcome verify_other(const Folder& folder, const FileEntry& entry) {
+  const Result<std::string> digest = folder.digest(entry.name, entry.size);
+  if (!digest) return digest.error();
+  return verify_content(entry, digest.value());
+}
+
+}  // namespace
+
+Result<Bundle> open_bundle(const char* path) {
+  Result<Folder> folder = Folder::open(path);
+  if (!folder) return folder.error();
+  Result<Bytes> text = folder->read(std::string(kManifestName), kMaxManifestBytes);
+  if (!text) return text.error();
+  Result<Manifest> manifest = parse_manifest(text->text());
+  if (!manifest) return manifest.error();
+
+  Bundle bundle;
+  bool found = false;
+  for (const FileEntry& entry : manifest->files) {
+    if (entry.name == kWeightsName) {
+      Result<Bytes> weights = read_weights(*folder, entry);
+      if (!weights) return weights.error();
+      bundle.weights = std::move(*weights);
+      found = true;
+    } else {
+      const Outcome verified = verify_other(*folder, entry);
+      if (!verified) return verified.error();
+    }
+  }
+  if (!found) {
+    return Error{PSTMO_EDGE_STATUS_BUNDLE_DAMAGED, "it lists no " + std::string(kWeightsName) + "; build it again"};
+  }
+  bundle.manifest = std::move(*manifest);
+  return bundle;
+}
+
+Outcome check_target(const Manifest& manifest, uint64_t features) {
+  std::string missing;
+  for (const std::string& name : manifest.requires_features) {
+    const Presence here = presence(name, features);
+    const bool needed = manifest.precision == "int8" && manifest.weight_bits > 7 && !sums_in_32_bits(features);
+    if (here == Presence::Unknown || (here == Presence::Absent && needed)) {
+      missing += (missing.empty() ? "" : ", ") + name;
+    }
+  }
+  if (missing.empty()) return Unit{};
+  return Error{PSTMO_EDGE_STATUS_CPU_UNSUPPORTED, "it was built for " + manifest.target + " and this CPU has no " +
+                                                      missing + "; build it again for this CPU with --target"};
+}
+
+}  // namespace pstmo_edge
