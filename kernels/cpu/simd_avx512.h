@@ -1,0 +1,62 @@
+// Vectors of AVX-512 (F, BW, VL) with VNNI.
+#include <immintrin.h>
+
+namespace pstmo_edge {
+namespace {
+
+struct Simd {
+  static constexpr int kWidth = 16;
+  using F = __m512;
+  using I = __m512i;
+
+  static F load(const float* p) { return _mm512_loadu_ps(p); }
+  static void store(float* p, F v) { _mm512_storeu_ps(p, v); }
+  static F set(float v) { return _mm512_set1_ps(v); }
+  static F add(F a, F b) { return _mm512_add_ps(a, b); }
+  static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
+  static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+  static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+  static F max(F a, F b) { return _mm512_max_ps(a, b); }
+  static F round(F v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  static F scale_by_power(F v, F whole) { return _mm512_scalef_ps(v, whole); }
+  static float sum(F v) { return _mm512_reduce_add_ps(v); }
+  static float largest(F v) { return _mm512_reduce_max_ps(v); }
+
+  static I load_i(const int32_t* p) { return _mm512_loadu_si512(p); }
+  static I set_i(int32_t v) { return _mm512_set1_epi32(v); }
+  static I add_i(I a, I b) { return _mm512_add_epi32(a, b); }
+  static F to_float(I v) { return _mm512_cvtepi32_ps(v); }
+  static I to_int(F v) { return _mm512_cvtps_epi32(v); }
+};
+
+// Four unsigned activations by four signed weights into one 32-bit sum.
+struct Int8Path {
+  using Code = uint8_t;
+  using Weight = int8_t;
+  using Acc = __m512i;
+  using Pair = __m512i;
+  static constexpr int kGroup = 4;
+  static constexpr bool kWideWeights = true;
+
+  static int offset(int k, int column, int panel) { return (k / 4 * panel + column) * 4 + k % 4; }
+  static Pair broadcast(const Code* p) {
+    int32_t four;
+    __builtin_memcpy(&four, p, 4);
+    return _mm512_set1_epi32(four);
+  }
+  static Pair load(const Weight* p) { return _mm512_loadu_si512(p); }
+  // In assembly because GCC 12 copies the sums of the intrinsic to and fro, through memory where there are many.
+  static Acc step(Acc acc, Pair codes, Pair weights) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(codes), "v"(weights));
+    return acc;
+  }
+  // Negative numbers become 0 before the conversion, which takes its input as unsigned.
+  static void store_codes(Code* p, Simd::I v, Simd::I zero) {
+    const __m512i clamped = _mm512_max_epi32(_mm512_add_epi32(v, zero), _mm512_setzero_si512());
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtusepi32_epi8(clamped));
+  }
+  static Code code_of(int32_t zero) { return static_cast<Code>(zero); }
+};
+
+}  // namespace
+}  // namespace pstmo_edge

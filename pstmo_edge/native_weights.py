@@ -1,0 +1,153 @@
+"""The arrays of a native bundle: the fused network's weights, and the codes and scales of its INT8 layers.
+
+Names are those of the fused model (models/fused.py). A layer's `weight` is (out, in), float32 or int8; a convolution over
+three tokens is a product over their 3 x hidden values. An INT8 layer also has `weight_scale` (out), `input_scale` (1)
+and `input_zero_point` (1, uint8), with the meaning of ONNX's QuantizeLinear and DequantizeLinear around a float product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from pstmo_edge.errors import BackendError
+from pstmo_edge.graph import layer_nodes
+
+_PASSED = ("QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape", "Identity")
+_NORMS = {"self_attn.qkv": "sublayer.0.norm", "feed_forward.w_1": "sublayer.1.norm"}
+_UNUSED = ("fcn_1.", "Transformer.model.norm.", "Transformer_reduce.model.norm.")  # they reach no centre pose
+
+
+@dataclass(frozen=True)
+class QuantizedLayer:
+    """One INT8 layer of a Q/DQ graph: weight codes (out, in) int8, their scales (out), scale and zero of its input."""
+
+    weight: np.ndarray
+    weight_scale: np.ndarray
+    input_scale: float
+    input_zero_point: int
+
+
+def native_tensors(state: Mapping[str, np.ndarray], graph: onnx.ModelProto | None = None) -> dict[str, np.ndarray]:
+    """The arrays of a bundle, from a fused model's state dict and, for INT8, the Q/DQ graph made of that model.
+
+    What a calibration changed besides the layers it quantized, biases and the norms before them, comes from the graph.
+    """
+    tensors = {
+        name: _as_matrix(array) if name.endswith(".weight") and array.ndim > 1 else array
+        for name, array in state.items()
+        if not name.startswith(_UNUSED)
+    }
+    if graph is not None:
+        _Reader(graph).update(tensors)
+    return {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+
+
+def quantized_layers(graph: onnx.ModelProto) -> dict[str, QuantizedLayer]:
+    """The INT8 layers of a Q/DQ graph by name; raises BackendError for a form that the native engine does not have."""
+    reader = _Reader(graph)
+    found = {node.name: reader.quantized(node) for node in layer_nodes(graph)}
+    return {name: layer for name, layer in found.items() if layer is not None}
+
+
+class _Reader:
+    """A graph with its constants, and who writes what."""
+
+    def __init__(self, graph: onnx.ModelProto) -> None:
+        self.graph = graph
+        self.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
+        self.writers = {output: node for node in graph.graph.node for output in node.output}
+        self.readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in graph.graph.node:
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+
+    def update(self, tensors: dict[str, np.ndarray]) -> None:
+        """Replace what the graph says of every layer with weights."""
+        for node in layer_nodes(self.graph):
+            if f"{node.name}.weight" not in tensors:
+                continue  # a product of attention
+            layer = self.quantized(node)
+            if layer is None:
+                tensors[f"{node.name}.weight"] = _oriented(node, self.constants[node.input[1]])
+            else:
+                tensors |= {
+                    f"{node.name}.weight": layer.weight,
+                    f"{node.name}.weight_scale": layer.weight_scale,
+                    f"{node.name}.input_scale": np.array([layer.input_scale], np.float32),
+                    f"{node.name}.input_zero_point": np.array([layer.input_zero_point], np.uint8),
+                }
+            tensors[f"{node.name}.bias"] = self.bias(node)
+            owner, _, last = node.name.rpartition(".self_attn.")
+            owner, _, last = (owner, _, "self_attn." + last) if owner else node.name.rpartition(".feed_forward.")
+            key = last if last.startswith("self_attn") else f"feed_forward.{last}"
+            if owner and key in _NORMS:
+                norm = self.source(node.input[0])
+                if norm is None or norm.op_type != "LayerNormalization":
+                    raise BackendError(f"{node.name} does not follow a norm in the graph: the native engine has no such form")
+                for kind, name in zip(("weight", "bias"), norm.input[1:3], strict=True):
+                    tensors[f"{owner}.{_NORMS[key]}.{kind}"] = self.constants[name]
+
+    def quantized(self, node: onnx.NodeProto) -> QuantizedLayer | None:
+        """The INT8 side of a layer, or None where it is in float."""
+        weight = self.writers.get(node.input[1])
+        if weight is None or weight.op_type != "DequantizeLinear" or weight.input[0] not in self.constants:
+            return None
+        activation = self.source(node.input[0], stop="DequantizeLinear")
+        if activation is None:
+            raise BackendError(f"{node.name} has INT8 weights and a float input: the native engine has no such form")
+        codes, scale = (self.constants[name] for name in weight.input[:2])
+        input_scale, zero = (self.constants[name] for name in activation.input[1:3])
+        if len(weight.input) > 2 and self.constants[weight.input[2]].any():
+            raise BackendError(f"{node.name} has asymmetric weights: the native engine has no such form")
+        if zero.dtype != np.uint8 or zero.size != 1 or codes.dtype != np.int8:
+            raise BackendError(f"{node.name}: the native engine reads uint8 activations by tensor and int8 weights")
+        matrix = _oriented(node, codes)
+        scales = np.broadcast_to(scale.astype(np.float32).reshape(-1), (len(matrix),))
+        return QuantizedLayer(matrix, scales, float(input_scale), int(zero.item()))
+
+    def bias(self, node: onnx.NodeProto) -> np.ndarray:
+        """A layer's bias: its third input or what the addition behind it adds."""
+        names = list(node.input[2:3])
+        for after in self.readers.get(node.output[0], []):
+            names += [name for name in after.input if after.op_type == "Add"]
+        for name in names:
+            value = self.constant(name)
+            if value is not None:
+                return value.reshape(-1)
+        raise BackendError(f"{node.name} has no bias in the graph: the native engine needs one")
+
+    def constant(self, name: str) -> np.ndarray | None:
+        """A constant, dequantized where it is stored in codes."""
+        if name in self.constants:
+            return self.constants[name]
+        writer = self.writers.get(name)
+        if writer is None or writer.op_type != "DequantizeLinear" or writer.input[0] not in self.constants:
+            return None
+        codes, scale = (self.constants[part] for part in writer.input[:2])
+        return (codes.astype(np.float64) * scale).astype(np.float32)
+
+    def source(self, name: str, stop: str | None = None) -> onnx.NodeProto | None:
+        """The node that computes `name`, past those that only quantize or move it; or the first `stop` on the way."""
+        node = self.writers.get(name)
+        while node is not None and node.op_type in _PASSED and node.op_type != stop:
+            node = self.writers.get(node.input[0])
+        return None if node is None or (stop is not None and node.op_type != stop) else node
+
+
+def _oriented(node: onnx.NodeProto, weight: Any) -> np.ndarray:
+    """A layer's weights as (out, in), whatever its type of node."""
+    if node.op_type == "Conv":
+        return _as_matrix(weight)
+    swapped = node.op_type == "Gemm" and any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+    return weight if swapped else weight.T
+
+
+def _as_matrix(weight: np.ndarray) -> np.ndarray:
+    """(out, in) or (out, in, taps) to (out, taps x in)."""
+    return weight if weight.ndim == 2 else weight.transpose(0, 2, 1).reshape(len(weight), -1)
