@@ -11,6 +11,7 @@ from pstmo_edge.arrays import FloatArray
 from pstmo_edge.backends import Session, installed_version, open_session, require
 from pstmo_edge.bundle import Bundle, Manifest, open_bundle
 from pstmo_edge.errors import BackendError, DataError
+from pstmo_edge.streaming import Stream, StreamSettings, open_stream
 from pstmo_edge.targets import check_runs_here
 from pstmo_edge.windows import WindowSpec
 
@@ -52,6 +53,32 @@ class Engine:
         of its window without a sign.
         """
         return self._session.run(self._checked(keypoints))
+
+    def stream(
+        self,
+        image_size: tuple[int, int],
+        fps: float = 30.0,
+        lookahead: int | None = 0,
+        *,
+        skeleton: str | None = None,
+        max_gap: float = 0.5,
+        min_confidence: float = 0.3,
+        backlog: int = 8,
+    ) -> Stream:
+        """A sliding window over one person's frames: push (17, 2) or (17, 3) pixels and a timestamp, get poses.
+
+        `image_size` is (width, height) in pixels, `fps` the camera's frames a second, `lookahead` the window frames a
+        pose waits for: 0 is live, None as many as the model was trained with. `skeleton` names the keypoints' joint
+        set, to be refused if it is not the model's. The rest: see `streaming.StreamSettings`. Raises UsageError and
+        DataError.
+        """
+        settings = StreamSettings(image_size, fps, lookahead, max_gap, min_confidence, backlog)
+        return open_stream(self, settings, skeleton)
+
+    def native_stream(self, settings: StreamSettings) -> Stream | None:
+        """The runtime's own stream, where it has one."""
+        opener = getattr(self._session, "stream", None)
+        return None if opener is None else opener(settings)
 
     def _checked(self, keypoints: FloatArray) -> FloatArray:
         given = self.manifest.input

@@ -196,7 +196,7 @@ typedef struct pstmo_edge_stream_options {
   uint32_t image_height; /* pixels, 1 .. 65536 */
   int32_t lookahead;     /* window frames a pose waits for: 0 (live) .. info.lookahead_frames, or ..._LOOKAHEAD_MODEL */
   double fps;            /* the camera's frames a second, 1 .. 1000; each frame's own time is its timestamp */
-  double max_gap;        /* seconds without a measured joint that end a sequence: above 0, at most 10 */
+  double max_gap;        /* seconds without a measured joint that end a sequence: 2 / fps .. 10 */
   float min_confidence;  /* a joint below it is missing */
   uint32_t backlog; /* moments (of the model's clock) a ready pose waits to be read before it is dropped: 1 .. 4096 */
   const char* skeleton; /* the joint set of the keypoints, refused unless it is the model's; NULL: not checked */

@@ -10,6 +10,7 @@ namespace {
 
 constexpr uint32_t kMaxSide = 65536;  // pixels
 constexpr double kMaxFps = 1000, kMaxGap = 10;
+constexpr double kLeastGapFrames = 2;  // less would end the sequence at every frame
 constexpr uint32_t kMaxBacklog = 4096;
 constexpr size_t kFrameFloats = PSTMO_EDGE_JOINTS * 3;
 
@@ -30,6 +31,9 @@ Result<StreamSettings> read_options(const pstmo_edge_stream_options& given, cons
   if (!(given.fps >= 1 && given.fps <= kMaxFps)) return invalid("fps must be 1 to 1000");
   if (!(given.max_gap > 0 && given.max_gap <= kMaxGap))
     return invalid("max_gap must be above 0 and at most 10 seconds");
+  if (given.max_gap * given.fps < kLeastGapFrames) {
+    return invalid("max_gap must be at least two frames: 2 / fps seconds");
+  }
   if (!(given.min_confidence >= 0 && given.min_confidence <= 1e30f)) return invalid("min_confidence must be 0 or more");
   if (given.backlog < 1 || given.backlog > kMaxBacklog) return invalid("backlog must be 1 to 4096");
   if (given.skeleton != nullptr && manifest.skeleton != given.skeleton) {

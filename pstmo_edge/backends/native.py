@@ -1,0 +1,140 @@
+"""Our own library, libpstmo_edge, through its C ABI: P-STMO and P-STMO-S on the CPU without any other package."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from pstmo_edge.arrays import FloatArray
+from pstmo_edge.bundle import Bundle
+from pstmo_edge.errors import BackendError
+from pstmo_edge.kernels import native
+
+ARTIFACT = "weights.safetensors"
+_MAX_BATCH = 256  # windows a call; the ABI takes more, but a call cannot be interrupted
+_TEXT = 1024
+
+
+class _Options(ctypes.Structure):
+    _fields_ = [("size", ctypes.c_uint32), ("threads", ctypes.c_uint32), ("isa", ctypes.c_char_p)]
+
+
+class NativeSession:
+    """A bundle opened by the library."""
+
+    def __init__(self, path: str, threads: int | None = None, isa: str = "auto") -> None:
+        lib = _library()
+        handle, text = ctypes.c_void_p(), ctypes.create_string_buffer(_TEXT)
+        options = _Options(ctypes.sizeof(_Options), threads or 0, isa.encode())
+        status = lib.pstmo_edge_engine_open(path.encode(), ctypes.byref(options), ctypes.byref(handle), text, _TEXT)
+        if status != 0:
+            raise BackendError(text.value.decode(errors="replace"))
+        self._handle = handle
+        weakref.finalize(self, lib.pstmo_edge_engine_close, handle)
+
+    def run(self, keypoints: FloatArray) -> FloatArray:
+        """See `backends.Session`."""
+        windows = np.ascontiguousarray(keypoints, np.float32)
+        poses = np.empty((len(windows), windows.shape[2], 3), np.float32)
+        for start in range(0, len(windows), _MAX_BATCH):
+            part, out = windows[start : start + _MAX_BATCH], poses[start : start + _MAX_BATCH]
+            status = _library().pstmo_edge_engine_infer(
+                self._handle, part.ctypes.data, part.size, len(part), out.ctypes.data, out.size
+            )
+            if status != 0:
+                raise BackendError(self._error(status))
+        return poses
+
+    def _error(self, status: int) -> str:
+        text = ctypes.create_string_buffer(_TEXT)
+        if _library().pstmo_edge_engine_error_read(self._handle, text, _TEXT) != 0 or not text.value:
+            return str(_library().pstmo_edge_status_describe(status).decode())
+        return text.value.decode(errors="replace")
+
+
+class ProbeSession:
+    """An engine of weights in memory, for builds, tests and the benchmark: see kernels/runtime/probe.h."""
+
+    parts = ("int8 products", "fp32 products", "attention", "norms", "copies")  # of a profile
+
+    def __init__(self, weights: bytes, frames: int, layers: int, threads: int | None = None, isa: str = "auto") -> None:
+        lib = _library()
+        text = ctypes.create_string_buffer(_TEXT)
+        self._handle = lib.pstmo_edge_probe_open(
+            weights, len(weights), frames, layers, threads or 0, isa.encode(), text, _TEXT
+        )
+        if self._handle is None:
+            raise BackendError(text.value.decode(errors="replace"))
+        self._lib = lib
+        self.isa: str = lib.pstmo_edge_probe_isa(self._handle).decode()
+        self.memory_bytes: int = lib.pstmo_edge_probe_memory(self._handle)
+        weakref.finalize(self, lib.pstmo_edge_probe_close, self._handle)
+
+    def run(self, keypoints: FloatArray) -> FloatArray:
+        """See `backends.Session`."""
+        windows = np.ascontiguousarray(keypoints, np.float32)
+        poses = np.empty((len(windows), windows.shape[2], 3), np.float32)
+        self._lib.pstmo_edge_probe_infer(self._handle, windows.ctypes.data, len(windows), poses.ctypes.data)
+        return poses
+
+    def encode(self, frame: FloatArray, token: FloatArray) -> None:
+        """A frame (17, 2) to its token, written to `token` (C,)."""
+        self._lib.pstmo_edge_probe_encode(self._handle, frame.ctypes.data, token.ctypes.data)
+
+    def run_tokens(self, tokens: FloatArray, oldest: int = 0) -> FloatArray:
+        """Tokens (T, C), a ring whose oldest row is `oldest`, to a pose (17, 3)."""
+        pose = np.empty((17, 3), np.float32)
+        self._lib.pstmo_edge_probe_infer_tokens(self._handle, tokens.ctypes.data, oldest, pose.ctypes.data)
+        return pose
+
+    def profile(self) -> dict[str, tuple[float, float]]:
+        """(seconds, multiply-adds) of each part since the last call, of the calling thread."""
+        nanoseconds, work = np.zeros(len(self.parts)), np.zeros(len(self.parts))
+        self._lib.pstmo_edge_probe_profile(self._handle, nanoseconds.ctypes.data, work.ctypes.data)
+        return {name: (float(n) / 1e9, float(w)) for name, n, w in zip(self.parts, nanoseconds, work, strict=True)}
+
+
+def peak(isa: str, weight_bits: int, int8: bool, iterations: int) -> float:
+    """Multiply-adds that a bare loop of so many iterations did, on one thread; 0 where there is no such kernel here."""
+    return float(_library().pstmo_edge_probe_peak(isa.encode(), weight_bits, int(int8), iterations))
+
+
+def open_session(bundle: Bundle, threads: int | None = None) -> NativeSession:
+    """Open the bundle by its path: the library verifies what it reads itself."""
+    return NativeSession(str(bundle.path), threads)
+
+
+@lru_cache(maxsize=1)
+def _library() -> ctypes.CDLL:
+    lib = native.library()
+    if lib is None:
+        raise BackendError(f"the native backend needs the library libpstmo_edge: {native.why_unavailable()}")
+    return _declare(lib)
+
+
+def _declare(lib: ctypes.CDLL) -> ctypes.CDLL:
+    """Types of the functions used here: a pointer is void*, since NumPy gives addresses."""
+    pointer, size, i32, text = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int32, ctypes.c_char_p
+    signatures: dict[str, tuple[Any, list[Any]]] = {
+        "engine_open": (i32, [text, pointer, pointer, pointer, size]),
+        "engine_close": (None, [pointer]),
+        "engine_infer": (i32, [pointer, pointer, size, ctypes.c_uint32, pointer, size]),
+        "engine_error_read": (i32, [pointer, pointer, size]),
+        "probe_open": (pointer, [text, size, i32, i32, i32, text, pointer, size]),
+        "probe_close": (None, [pointer]),
+        "probe_isa": (text, [pointer]),
+        "probe_memory": (size, [pointer]),
+        "probe_infer": (None, [pointer, pointer, i32, pointer]),
+        "probe_encode": (None, [pointer, pointer, pointer]),
+        "probe_infer_tokens": (None, [pointer, pointer, i32, pointer]),
+        "probe_profile": (None, [pointer, pointer, pointer]),
+        "probe_peak": (ctypes.c_double, [text, i32, i32, i32]),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(lib, f"pstmo_edge_{name}")
+        function.restype, function.argtypes = result, arguments
+    return lib
