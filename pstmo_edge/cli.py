@@ -251,6 +251,9 @@ def bench(
     keypoints: Keypoints = "gt",
     out: Annotated[Path, typer.Option(help="The folder of the report.")] = Path("report"),
     force: Force = False,
+    results: Annotated[
+        Path | None, typer.Option(help="Also keep the result there, as DEVICE/WHAT.json: see benchmarks/results.")
+    ] = None,
     threads: Threads = None,
     max_drop_mm: Annotated[float, typer.Option(help="How much a recommended engine may raise the MPJPE.")] = 1.0,
     compare: Annotated[
@@ -264,7 +267,7 @@ def bench(
 
     Example: pstmo-edge bench --table seed --out report --force
     """
-    from pstmo_edge.benchmarks import harness, tables
+    from pstmo_edge.benchmarks import archive, harness, tables
     from pstmo_edge.benchmarks.provenance import Settings
 
     if compare:
@@ -281,11 +284,19 @@ def bench(
     wanted = _bench_cases(engines, table, weights)
     with console.progress_bar() as bar:
         report = harness.run_report(wanted, out, force, settings=settings, progress=bar)
+    kept = archive.keep(report, results, _measured(engines, table)) if results is not None else None
     if as_json:
         _print_json(report.to_dict())
         return
     tables.render(report, console.stdout)
     console.stdout.print(f"report: {out}/index.html, report.json, fps_vs_mpjpe.png, poses.png", soft_wrap=True)
+    if kept is not None:
+        console.stdout.print(f"result: {kept}", soft_wrap=True)
+
+
+def _measured(engines: list[str] | None, table: str | None) -> str:
+    """What a result is called: its table, the engines and models that were named, or bench."""
+    return table or "-".join(Path(text).name for text in engines or ()) or "bench"
 
 
 def _bench_cases(engines: list[str] | None, table: str | None, weights: Path | None) -> list[Any]:
