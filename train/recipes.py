@@ -151,7 +151,7 @@ RECIPES = {
     # The full-sized models on the bundled motion, where a GPU is to hand.
     "cmu-243": dataclasses.replace(_CMU_27, frames=243, dropout=0.1, batch=160, mask_rate=0.8, pretrain_epochs=20),
     # Every architecture alike, for a comparison of their errors at equal effort: --set model=NAME.
-    "equal-27": dataclasses.replace(_SHORT, lr=1e-3, lr_decay=0.63, epochs=6, steps_per_epoch=200),
+    "equal-27": dataclasses.replace(_SHORT, batch=32, lr=1e-3, lr_decay=0.63, epochs=6, steps_per_epoch=100),
     # Seconds, to see that everything works: the weights it makes are of no use.
     "tiny": Recipe("p-stmo-s", 9, data=cmu_mocap.NAME, batch=16, steps_per_epoch=20, checkpoint_steps=10,
                    pretrain_epochs=2, epochs=2, refine_epochs=1, augmentation=Augmentation()),
