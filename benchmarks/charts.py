@@ -23,6 +23,7 @@ from pstmo_edge.benchmarks.rows import Row
 WIDE, NARROW = 940.0, 380.0  # pixels; a page shows the one that fits
 _LETTER, _LINE = 7.3, 15.0  # mean width of a 13-pixel letter and height of its line, in pixels
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 14.0, 14.0, 46.0
+_LONGEST = 40  # letters of a name beside its bar
 _LANE, _TALL_LANE = 24.0, 38.0  # heights of the lane of a model without weights; on narrow screens its name is above it
 
 
@@ -75,7 +76,8 @@ def latencies(rows: Sequence[Row], width: float) -> str:
     several = several_models(rows)
     narrow = width <= NARROW
     low, high = min(row.percentiles_ms[0] for _, row in timed), max(row.percentiles_ms[-1] for _, row in timed)
-    frame = _Frame(14.0 if narrow else 200.0, 0, width - (14.0 if narrow else 24.0), 0, (low / 1.12, high * 1.12))
+    names = 28 + _LETTER * min(max(len(row.title) for _, row in timed), _LONGEST)
+    frame = _Frame(14.0 if narrow else names, 0, width - (14.0 if narrow else 24.0), 0, (low / 1.12, high * 1.12))
     parts: list[str] = []
     y = 6.0
     for name, group in groupby(timed, key=lambda item: model_name(item[1])):
@@ -88,9 +90,9 @@ def latencies(rows: Sequence[Row], width: float) -> str:
         y += 8 if several else 0
     ticks = log_ticks(*frame.x_range, most=6 if narrow else 10)
     rules = [svg.line("rule", frame.x(tick), 6, frame.x(tick), y) for tick in ticks]
-    names = [svg.text("tick", frame.x(tick), y + 18, f"{tick:g}", "middle") for tick in ticks]
+    numbers = [svg.text("tick", frame.x(tick), y + 18, f"{tick:g}", "middle") for tick in ticks]
     axis = svg.text("axis", (frame.left + frame.right) / 2, y + 40, "← ms a forward, less is better", "middle")
-    return _chart("latency", width, y + _BOTTOM, "Latencies of each row", [*rules, *parts, *names, axis])
+    return _chart("latency", width, y + _BOTTOM, "Latencies of each row", [*rules, *parts, *numbers, axis])
 
 
 def _chart(kind: str, width: float, height: float, what: str, parts: Sequence[str]) -> str:
@@ -193,7 +195,8 @@ def _cross(each: Published, point: labels.Point, place: labels.Point | None) -> 
 def _label(words: str, point: labels.Point, place: labels.Point | None, css: str) -> str:
     if place is None:
         return ""
-    leader = svg.line("leader", *point, *place) if _far(point, place) else ""
+    end = labels.nearest(point, place, (_LETTER * len(words), _LINE))
+    leader = svg.line("leader", *point, *end) if _far(point, place) else ""
     return leader + svg.text(css, place[0], place[1] + 4.5, words, "middle")
 
 
@@ -273,5 +276,5 @@ def _span(row: Row, low: int, high: int) -> str:
     return " to ".join(tables.milliseconds(row.percentiles_ms[rank // 5]) for rank in (low, high)) + " ms"
 
 
-def _shortened(title: str, longest: int = 25) -> str:
-    return title if len(title) <= longest else title[: longest - 1] + "…"
+def _shortened(title: str) -> str:
+    return title if len(title) <= _LONGEST else title[: _LONGEST - 1] + "…"

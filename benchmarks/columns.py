@@ -62,7 +62,7 @@ class Column:
 
 def columns(rows: Sequence[Row]) -> list[Column]:
     """The columns besides the backend's; of those shown on request, only such as any row has a figure for."""
-    model = [Column("Model", model_name, css="model")] if several_models(rows) else []
+    model = [Column("Model", _broken_name, css="model")] if several_models(rows) else []
     return [*model, *(column for column in _figures(rows) if not column.more or column.known(rows))]
 
 
@@ -93,6 +93,7 @@ def _figures(rows: Sequence[Row]) -> list[Column]:
         _number("Size, MB", lambda row: row.size_bytes and row.size_bytes / 1e6, ".1f"),
         _number("Parameters, M", lambda row: row.parameters and row.parameters / 1e6, ".2f", more=True),
         _number("MFLOP a window", lambda row: row.mflop, ".0f", more=True),
+        _number("MFLOP a pose", lambda row: row.mflop_a_pose, ".1f", more=True),
         _percent("Share of the limit", lambda row: row.limit_share, first="descending", more=True),
         _percent("INT8 share", lambda row: row.int8_share, first="descending", more=True),
         _number("Power, W", lambda row: row.power_w, ".1f", more=True),
@@ -132,6 +133,11 @@ def _percent(heading: str, value: Callable[[Row], float | None], **more: Any) ->
 def _shown(text: str) -> str:
     """With a minus as wide as the plus, and a dash for what is not known."""
     return UNKNOWN if text == "-" else text.replace("-", "−")
+
+
+def _broken_name(row: Row) -> str:
+    """The model's name with a line break that only narrow screens obey."""
+    return model_name(row).replace(" ", "\n")
 
 
 def _published(row: Row, name: str) -> Any:

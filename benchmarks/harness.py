@@ -34,6 +34,7 @@ from pstmo_edge.benchmarks.cases import (
 )
 from pstmo_edge.benchmarks.checks import HeldOut, check_output, errors_mm, held_out, predict
 from pstmo_edge.benchmarks.devices import PowerMeter, read_device, throttled
+from pstmo_edge.benchmarks.picture import full_title
 from pstmo_edge.benchmarks.provenance import Settings
 from pstmo_edge.benchmarks.references import References
 from pstmo_edge.benchmarks.report import Report, refuse_existing, write_report
@@ -417,7 +418,7 @@ def _report(
         return report
     return replace(
         report,
-        shown=shown.row.title,
+        shown=full_title(shown.row, rows),
         moments=moments.choose(shown.poses, shown.data),
         actions=_actions(shown.poses, shown.data),
     )

@@ -32,6 +32,12 @@ def place(
     return centres
 
 
+def nearest(point: Point, centre: Point, size: Point) -> Point:
+    """Where a line from a point meets a label: the nearest place of its box."""
+    left, low, right, high = _around(centre, size)
+    return min(max(point[0], left), right), min(max(point[1], low), high)
+
+
 def around_points(points: Sequence[Point], gap: float) -> list[Box]:
     """The boxes of markers without labels, for `place`."""
     return [_around(point, (2 * gap, 2 * gap)) for point in points]

@@ -10,7 +10,7 @@ from typing import Any
 
 from pstmo_edge.benchmarks import charts, columns, looks, provenance, svg, tables
 from pstmo_edge.benchmarks.moments import PITCH_DEGREES, YAW_DEGREES
-from pstmo_edge.benchmarks.picture import Picture, model_name, picture, several_models
+from pstmo_edge.benchmarks.picture import Picture, full_title, model_name, picture, several_models
 from pstmo_edge.benchmarks.report import JSON_NAME, PLOT_NAME, POSES_NAME, Report
 from pstmo_edge.benchmarks.rows import Row
 
@@ -79,11 +79,13 @@ def _headline(report: Report, shown: Picture) -> str:
 def _figures(best: Row | None) -> str:
     if best is None:
         return ""
-    batched = best.batch > 1
-    rate, unit = (best.poses_per_s, "poses/s") if batched else (best.fps, "FPS")
+    given, setting, rate, unit = "a pose", "one stream, batch 1", best.fps, "FPS"
+    if best.poses_a_forward > 1:
+        given, setting = f"{best.poses_a_forward} poses", f"at batch {best.batch}"
+        rate, unit = best.poses_per_s, "poses/s"
     cells = (
-        (tables.number(best.p50_ms, ".2f"), "ms", f"{f'{best.batch} poses' if batched else 'a pose'}, median"),
-        (tables.number(rate, ".0f"), unit, f"at batch {best.batch}" if batched else "one stream, batch 1"),
+        (tables.number(best.p50_ms, ".2f"), "ms", f"{given}, median"),
+        (tables.number(rate, ".0f"), unit, setting),
         (tables.number(best.mpjpe_mm, ".1f"), "mm", "MPJPE"),
         (tables.number(best.size_bytes and best.size_bytes / 1e6, ".1f"), "MB", "on disk"),
         (tables.number(best.lookahead_ms, ".0f"), "ms", "look-ahead"),
@@ -113,7 +115,8 @@ def _overview_cells(line: Sequence[str]) -> str:
         f'<td class="{kind}">{"–" if cell == "-" else escape(cell)}</td>'
         for cell, (_, kind) in zip(line[1:], _OVERVIEW[1:], strict=True)
     )
-    return f'<th scope="row">{escape(line[0])}</th>{"".join(cells)}'
+    name = escape(line[0].replace(" ", "\n"))  # a narrow screen breaks it there and nowhere else
+    return f'<th scope="row" class="model">{name}</th>{"".join(cells)}'
 
 
 def _both(draw: Callable[[float], str]) -> str:
@@ -179,7 +182,7 @@ def _table_note(report: Report) -> str:
 
 
 def _troubles(report: Report) -> str:
-    troubled = ((f"{_name(report, row)} {row.status}", row) for row in report.rows if row.status != "ok")
+    troubled = ((f"{full_title(row, report.rows)} {row.status}", row) for row in report.rows if row.status != "ok")
     return "".join(
         f'<p class="trouble"><b class="{row.status}">{escape(what)}</b> {escape(row.reason)}</p>'
         for what, row in troubled
@@ -187,11 +190,7 @@ def _troubles(report: Report) -> str:
 
 
 def _checks(report: Report) -> str:
-    return f"<dl>{''.join(_entries((_name(report, row), _notes(row)) for row in report.rows))}</dl>"
-
-
-def _name(report: Report, row: Row) -> str:
-    return f"{model_name(row)}, {row.title}" if several_models(report.rows) and row.model else row.title
+    return f"<dl>{''.join(_entries((full_title(row, report.rows), _notes(row)) for row in report.rows))}</dl>"
 
 
 def _notes(row: Row) -> str:

@@ -115,6 +115,11 @@ def model_name(row: Row) -> str:
     return f"{row.model} {row.frames}" if row.model and row.frames else row.model or "unknown model"
 
 
+def full_title(row: Row, rows: Sequence[Row]) -> str:
+    """What to call a row among those: with its model where they are of several."""
+    return f"{model_name(row)}, {row.title}" if row.model and several_models(rows) else row.title
+
+
 def pareto_front(shown: Sequence[Mark]) -> list[Mark]:
     """The marks that no other beats in both speed and error, slowest first; errors count as they are printed."""
     best, front = math.inf, []

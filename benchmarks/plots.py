@@ -167,10 +167,11 @@ def _label_marks(figure: Any, axes: Any, shown: Picture) -> None:
     others = [*labels.around_points(nameless, 0.08 * _DPI), *labels.along(front, 1)]
     places = labels.place(points, [(box.width + 4, box.height) for box in boxes], bounds, gap, others)
     back = axes.transData.inverted()
-    for (text, *_), place, point in zip(named, places, points, strict=True):
+    for (text, *_), place, point, box in zip(named, places, points, boxes, strict=True):
         text.set_position(back.transform(place))
         if abs(place[1] - point[1]) > 2 * gap:  # too far away to be seen as belonging to its marker
-            ends = zip(back.transform(point), back.transform(place), strict=True)
+            end = labels.nearest(point, place, (box.width, box.height))
+            ends = zip(back.transform(point), back.transform(end), strict=True)
             axes.plot(*ends, color="#b9c0ca", linewidth=0.8, zorder=1)
 
 

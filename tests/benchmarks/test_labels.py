@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from pstmo_edge.benchmarks.labels import along, around_points, place
+from pstmo_edge.benchmarks.labels import along, around_points, nearest, place
 
 BOUNDS, SIZE, GAP = (0.0, 0.0, 900.0, 400.0), (120.0, 15.0), 14.0
 
@@ -44,3 +44,8 @@ def test_labels_keep_clear_of_lines_and_of_markers_without_labels():
     nameless = around_points([(380.0, 200.0)], GAP)
     ((x, y),) = place([(300.0, 200.0)], [SIZE], BOUNDS, GAP, others=nameless)
     assert x == 300 - GAP - SIZE[0] / 2
+
+
+def test_a_line_ends_at_the_edge_of_its_label():
+    assert nearest((0.0, 0.0), (100.0, 50.0), (40.0, 10.0)) == (80.0, 45.0)
+    assert nearest((110.0, 90.0), (100.0, 50.0), (40.0, 10.0)) == (110.0, 55.0)
