@@ -1,13 +1,14 @@
 """What the README promises of the weights in the box, measured."""
 
 import json
+import re
 from importlib import resources
 from pathlib import Path
 
 import pytest
 
 import pstmo_edge as pe
-from pstmo_edge.benchmarks import accuracy, readme
+from pstmo_edge.benchmarks import accuracy, archive, emit, readme
 from pstmo_edge.building import prepare
 from pstmo_edge.models.zoo import bundled_weights
 from pstmo_edge.targets import TARGETS, runs_here
@@ -76,6 +77,23 @@ def test_the_stated_errors_are_of_the_shipped_weights():
     assert ACCURACY["mean_pose"]["frame_mpjpe_mm"] == pytest.approx(212, abs=2)
 
 
+def test_every_block_of_the_readme_is_made_by_the_command():
+    text = (ROOT / "README.md").read_text()
+    begun = re.findall(r"<!-- (\S+): made by benchmarks/readme\.py -->", text)
+    assert sorted(begun) == sorted(readme.BLOCKS)
+    assert re.findall(r"<!-- end of (\S+) -->", text) == begun
+
+
+def test_the_curve_of_many_poses_a_pass_is_of_the_shipped_weights():
+    found = json.loads((ROOT / emit.RESULTS).read_text())
+    assert found["weights_sha256"] == pe.load_model().lifter.weights_sha256
+    assert [mode["emit"] for mode in found["modes"]] == list(emit.MODES)
+    assert all(set(mode["errors"]) == set(emit.SETTINGS) for mode in found["modes"])
+    assert all(len(errors) == 27 for errors in found["positions"].values())
+    assert {row["status"] for row in found["speed"]["rows"]} == {"ok"}
+    assert (ROOT / emit.PICTURE).read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_mean_pose_is_measured_and_not_remembered():
     assert accuracy.mean_pose().mpjpe_mm == pytest.approx(ACCURACY["mean_pose"]["mpjpe_mm"], abs=0.01)
 
@@ -83,7 +101,7 @@ def test_the_mean_pose_is_measured_and_not_remembered():
 def test_the_readme_shows_the_results():
     text = (ROOT / "README.md").read_text()
     assert readme.rendered(text, ROOT) == text
-    bench = json.loads((ROOT / readme.SPEED).read_text())
+    bench = json.loads(archive.newest("bench", ROOT / archive.RESULTS).read_text())
     assert {(row["backend"], row["precision"]) for row in bench["rows"] if row["status"] == "ok"} == {
         ("torch", "fp32"),
         ("onnxruntime", "fp32"),
