@@ -138,8 +138,38 @@ class OpenVinoBuilder:
         return Built(artifacts, session, layers)
 
 
+class NativeBuilder:
+    """The fused network's weights; for INT8 the codes and scales of a Q/DQ graph."""
+
+    method = OnnxRuntimeBuilder.method
+
+    def build_float(self, source: Source) -> Built:
+        """See `Builder`."""
+        return self._built(source, None)
+
+    def build_int8(self, source: Source, windows: FloatArray, target: Target, keep_float: Collection[str]) -> Built:
+        """See `Builder`."""
+        from pstmo_edge.calib.onnx_qdq import quantize_onnx
+
+        return self._built(source, quantize_onnx(source.graph, windows, target, keep_float))
+
+    def _built(self, source: Source, quantized: onnx.ModelProto | None) -> Built:
+        from safetensors.numpy import save
+
+        from pstmo_edge.backends.native import ARTIFACT, ProbeSession
+        from pstmo_edge.models.fused import fuse
+        from pstmo_edge.models.zoo import state_arrays
+        from pstmo_edge.native_weights import native_tensors
+
+        config = source.model.config
+        weights = save(native_tensors(state_arrays(fuse(source.model)), quantized))
+        session = ProbeSession(weights, config.frames, config.layers)
+        return Built({ARTIFACT: weights}, session, layer_precisions(quantized or source.graph))
+
+
 BUILDERS: dict[str, type[Builder]] = {
     "torch": TorchBuilder,
     "onnxruntime": OnnxRuntimeBuilder,
     "openvino": OpenVinoBuilder,
+    "native": NativeBuilder,
 }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pstmo_edge._version import __version__
 from pstmo_edge.arrays import FloatArray
-from pstmo_edge.backends import as_precision, get_backend, require
+from pstmo_edge.backends import as_precision, check_lifter, get_backend, require
 from pstmo_edge.bundle import (
     Accuracy,
     BackendSpec,
@@ -161,6 +161,7 @@ def build(
     DataError, BundleError.
     """
     request = check_request(precision, backend, out, target=target, max_drop_mm=max_drop_mm, force=force)
+    check_lifter(backend, model.lifter)
     used = None
     if request.precision == "int8":
         source = f"{data}, training split, {keypoints} keypoints" if calibration is None else "sequences of the caller"
@@ -327,7 +328,7 @@ class _Build:
             ),
             backend=BackendSpec(
                 name=request.backend,
-                version=versions[request.backend],
+                version=versions[get_backend(request.backend).packages[0]],
                 # An older runtime may lack an operator or a fix that the measured error relies on.
                 versions={name: ">=" + version.split("+")[0] for name, version in versions.items()},
             ),

@@ -1,8 +1,9 @@
 """The arrays of a native bundle: the fused network's weights, and the codes and scales of its INT8 layers.
 
-Names are those of the fused model (models/fused.py). A layer's `weight` is (out, in), float32 or int8; a convolution over
-three tokens is a product over their 3 x hidden values. An INT8 layer also has `weight_scale` (out), `input_scale` (1)
-and `input_zero_point` (1, uint8), with the meaning of ONNX's QuantizeLinear and DequantizeLinear around a float product.
+Names are those of the fused model (models/fused.py). A layer's `weight` is (out, in), float32 or int8; a convolution
+over three tokens is a product over their 3 x hidden values. An INT8 layer also has `weight_scale` (out), `input_scale`
+(1) and `input_zero_point` (1, uint8), with the meaning of ONNX's QuantizeLinear and DequantizeLinear around a float
+product.
 """
 
 from __future__ import annotations
@@ -72,26 +73,31 @@ class _Reader:
         for node in layer_nodes(self.graph):
             if f"{node.name}.weight" not in tensors:
                 continue  # a product of attention
-            layer = self.quantized(node)
-            if layer is None:
-                tensors[f"{node.name}.weight"] = _oriented(node, self.constants[node.input[1]])
-            else:
-                tensors |= {
-                    f"{node.name}.weight": layer.weight,
-                    f"{node.name}.weight_scale": layer.weight_scale,
-                    f"{node.name}.input_scale": np.array([layer.input_scale], np.float32),
-                    f"{node.name}.input_zero_point": np.array([layer.input_zero_point], np.uint8),
-                }
-            tensors[f"{node.name}.bias"] = self.bias(node)
-            owner, _, last = node.name.rpartition(".self_attn.")
-            owner, _, last = (owner, _, "self_attn." + last) if owner else node.name.rpartition(".feed_forward.")
-            key = last if last.startswith("self_attn") else f"feed_forward.{last}"
-            if owner and key in _NORMS:
-                norm = self.source(node.input[0])
-                if norm is None or norm.op_type != "LayerNormalization":
-                    raise BackendError(f"{node.name} does not follow a norm in the graph: the native engine has no such form")
-                for kind, name in zip(("weight", "bias"), norm.input[1:3], strict=True):
-                    tensors[f"{owner}.{_NORMS[key]}.{kind}"] = self.constants[name]
+            tensors |= self.layer(node)
+            for layer, norm in _NORMS.items():
+                if node.name.endswith(layer):
+                    tensors |= self.norm_before(node, node.name.removesuffix(layer) + norm)
+
+    def layer(self, node: onnx.NodeProto) -> dict[str, np.ndarray]:
+        """The arrays of one layer."""
+        bias, found = {f"{node.name}.bias": self.bias(node)}, self.quantized(node)
+        if found is None:
+            return bias | {f"{node.name}.weight": _oriented(node, self.constants[node.input[1]])}
+        return bias | {
+            f"{node.name}.weight": found.weight,
+            f"{node.name}.weight_scale": found.weight_scale,
+            f"{node.name}.input_scale": np.array([found.input_scale], np.float32),
+            f"{node.name}.input_zero_point": np.array([found.input_zero_point], np.uint8),
+        }
+
+    def norm_before(self, node: onnx.NodeProto, name: str) -> dict[str, np.ndarray]:
+        """Gain and bias of the norm that a layer reads, under its name: a calibration may have moved scales into it."""
+        norm = self.source(node.input[0])
+        if norm is None or norm.op_type != "LayerNormalization":
+            raise BackendError(f"{node.name} reads no norm in the graph: the native engine has no such form")
+        return {
+            f"{name}.{kind}": self.constants[x] for kind, x in zip(("weight", "bias"), norm.input[1:3], strict=True)
+        }
 
     def quantized(self, node: onnx.NodeProto) -> QuantizedLayer | None:
         """The INT8 side of a layer, or None where it is in float."""

@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Protocol
 
 from pstmo_edge.arrays import FloatArray
 from pstmo_edge.errors import BackendError, UsageError
+from pstmo_edge.kernels import native as library
 from pstmo_edge.manifest import Precision
 from pstmo_edge.naming import unknown
 
 if TYPE_CHECKING:
     from pstmo_edge.bundle import Bundle
+    from pstmo_edge.models.zoo import Lifter
+
+LIBRARY = "libpstmo_edge"  # what the native backend needs: no package, but it has a version
 
 
 class Session(Protocol):
@@ -28,13 +32,17 @@ class Session(Protocol):
 
 @dataclass(frozen=True)
 class Backend:
-    """One line of the table: the packages it needs, the extra that brings them, the precisions it can be built in."""
+    """One line of the table: the packages it needs, the extra that brings them, the precisions it can be built in.
+
+    The first package's version is the backend's. `models` are those it can run, by name; empty: all.
+    """
 
     name: str
     packages: tuple[str, ...]
     extra: str
     precisions: tuple[str, ...]
     build_packages: tuple[str, ...] = ()  # needed to build an INT8 bundle and not to run it
+    models: tuple[str, ...] = ()
 
 
 BACKENDS = {
@@ -43,6 +51,7 @@ BACKENDS = {
         Backend("torch", ("torch",), "build", ("fp32",)),
         Backend("onnxruntime", ("onnxruntime",), "build", ("fp32", "int8")),
         Backend("openvino", ("openvino",), "openvino", ("fp32", "int8"), build_packages=("nncf",)),
+        Backend("native", (LIBRARY,), "", ("fp32", "int8"), models=("p-stmo", "p-stmo-s")),
     )
 }
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "fp8")
@@ -68,8 +77,19 @@ def get_backend(name: str, precision: Precision | None = None) -> Backend:
     return backend
 
 
+def check_lifter(name: str, lifter: Lifter) -> None:
+    """Raise UsageError unless the backend called `name` can run this model."""
+    models = get_backend(name).models
+    if models and lifter.name not in models:
+        raise UsageError(f"{name} runs {' and '.join(models)}, not {lifter.name}: choose --backend onnxruntime")
+    if models and lifter.emitted is not None:
+        raise UsageError(f"{name} gives one pose a window, not {lifter.emitted[1]}: choose --backend onnxruntime")
+
+
 def installed_version(package: str) -> str | None:
-    """The version of an installed package, without importing it."""
+    """The version of an installed package, without importing it, or of the native library."""
+    if package == LIBRARY:
+        return library.version()
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -82,6 +102,8 @@ def require(name: str, *, building: bool = False) -> dict[str, str]:
     packages = backend.packages + (backend.build_packages if building else ())
     versions = {package: installed_version(package) for package in packages}
     missing = [package for package, version in versions.items() if version is None]
+    if LIBRARY in missing:
+        raise BackendError(f"the {name} backend needs {LIBRARY}: {library.why_unavailable()}")
     if missing:
         raise BackendError(
             f"the {name} backend needs {' and '.join(missing)}, not installed here: "
