@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,11 @@ def measure_errors(model: Any, keep: Keep) -> dict[str, Any]:
     for keypoints in ("gt", "detected"):
         sequences = one_camera_a_take(load_sequences(keypoints=keypoints))
         for mode in modes:
-            found = keep(
-                f"{keypoints}, {mode['emit']}", lambda m=mode, s=sequences: _both(emitting(model, m["emit"]), s)
-            )
+            found = keep(f"{keypoints}, {mode['emit']}", partial(_both, emitting(model, mode["emit"]), sequences))
             mode["errors"] |= {f"{keypoints}, {how}": values for how, values in found.items()}
             shown = ", ".join(f"{how} {values['mpjpe_mm']:.2f} mm" for how, values in found.items())
             print(f"{keypoints} keypoints, --emit {mode['emit']}: {shown}", flush=True)
-        found = keep(f"{keypoints}, positions", lambda s=sequences: by_position(model, s))
+        found = keep(f"{keypoints}, positions", partial(by_position, model, sequences))
         positions |= {f"{keypoints}, {how}": values for how, values in found.items()}
     _check_middle(modes, positions)
     return {"modes": modes, "positions": positions}
@@ -177,7 +176,17 @@ def measure_speed(paths: Sequence[Path]) -> dict[str, Any]:
 
     settings = Settings(scenario="offline", check_windows=128, timing=TimingPlan(rounds=5))
     report = harness.run([BundleCase(path) for path in paths], settings=settings)
-    names = ("backend", "precision", "status", "reason", "checked", "batch", "poses_per_s", "p50_ms", "noise")
+    names: tuple[str, ...] = (
+        "backend",
+        "precision",
+        "status",
+        "reason",
+        "checked",
+        "batch",
+        "poses_per_s",
+        "p50_ms",
+        "noise",
+    )
     names += ("mpjpe_mm", "change_mm", "size_bytes", "limit_share")
     rows = [{name: getattr(row, name) for name in names} for row in report.rows]
     modes = [emit for emit in MODES for _ in ENGINES]
