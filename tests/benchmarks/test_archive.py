@@ -6,6 +6,7 @@ import json
 import pytest
 from jetson_trees import write_board
 
+from pstmo_edge import cli
 from pstmo_edge.benchmarks import archive
 from pstmo_edge.benchmarks.comparison import read_report
 from pstmo_edge.benchmarks.devices import read_device
@@ -77,3 +78,20 @@ def test_the_newest_result_counts_whatever_its_device(report, tmp_path):
     (tmp_path / "bench.json").write_text(json.dumps(dated("2026-04-01T00:00:00+00:00", "Loose").to_dict()))
     assert archive.newest("bench", tmp_path) == tmp_path / "bench.json", "files from before devices had folders"
     assert old.is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [(["--table", "seed"], "seed"), (["p-stmo-s-27-causal"], "p-stmo-s-27-causal"), ([], "bench")],
+)
+def test_bench_keeps_its_result(report, monkeypatch, tmp_path, capsys, arguments, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pstmo_edge.benchmarks.harness.run_report", lambda *_, **__: report)
+    monkeypatch.setattr(cli, "_bench_cases", lambda *_: [])
+    monkeypatch.setattr("sys.argv", ["pstmo-edge", "bench", *arguments, "--results", "kept"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    path = tmp_path / "kept" / archive.device_slug(report.provenance) / f"{name}.json"
+    assert not stopped.value.code
+    assert path.relative_to(tmp_path).as_posix() in capsys.readouterr().out
+    assert read_report(path) == report
