@@ -13,7 +13,7 @@ function sortBy(head) {
   if (order) head.setAttribute("aria-sort", order);
   table.classList.toggle("sorted", Boolean(order));
   const compare = comparison(head, order === "descending" ? -1 : 1);
-  body.append(...(order ? asReported.toSorted(compare) : asReported));
+  body.append(...(order ? [...asReported].sort(compare) : asReported));
 }
 
 function nextOrder(head) {

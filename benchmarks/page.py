@@ -20,6 +20,10 @@ _OVERVIEW = (
     ("Model", "text"), ("MFLOP a window", ""), ("Published MPJPE, mm", "published"), ("Published FPS", "published"),
     ("MPJPE here, mm", ""), ("FP32 here, poses/s", ""), ("Fastest here, poses/s", ""), ("Fastest engine here", "text"),
 )  # fmt: skip
+_MEANINGS = {
+    "Jitter": "Jitter is the mean difference of one latency and the next.",
+    "Share of the limit": "The limit is the fp32 matrix product that this machine reached just before.",
+}
 _SHAPES = {"o": "circle", "D": "diamond", "s": "square", "^": "up", "v": "down"}
 
 
@@ -174,11 +178,9 @@ def _table_row(number: int, row: Row, shown: Sequence[columns.Column], place: in
 
 def _table_note(report: Report) -> str:
     left_out = columns.unknown(report.rows)
-    absent = f" Left out, for no row has them here: {', '.join(left_out)}." if left_out else ""
-    return (
-        "Jitter is the mean difference of one latency and the next; the limit is the fp32 matrix product that this "
-        f"machine reached just before.{absent}"
-    )
+    notes = [note for name, note in _MEANINGS.items() if name not in left_out]
+    notes += [f"Left out, for no row has them here: {', '.join(left_out)}."] if left_out else []
+    return " ".join(notes)
 
 
 def _troubles(report: Report) -> str:
