@@ -53,15 +53,16 @@ typedef int32_t pstmo_edge_status;
 #define PSTMO_EDGE_STATUS_OK ((pstmo_edge_status)0)
 #define PSTMO_EDGE_STATUS_NULL_ARGUMENT ((pstmo_edge_status)1)
 #define PSTMO_EDGE_STATUS_STRUCT_TOO_SMALL ((pstmo_edge_status)2)
-#define PSTMO_EDGE_STATUS_INVALID_ARGUMENT ((pstmo_edge_status)3)  /* a value outside its limits */
-#define PSTMO_EDGE_STATUS_BUSY ((pstmo_edge_status)4)              /* the handle is in use by another thread */
-#define PSTMO_EDGE_STATUS_OUT_OF_MEMORY ((pstmo_edge_status)5)     /* memory or threads ran out */
-#define PSTMO_EDGE_STATUS_BUNDLE_UNREADABLE ((pstmo_edge_status)6) /* missing, no permission, a link, no regular file \
-                                                                    */
-#define PSTMO_EDGE_STATUS_BUNDLE_DAMAGED ((pstmo_edge_status)7)    /* changed or cut short since it was written */
-#define PSTMO_EDGE_STATUS_BUNDLE_NEWER ((pstmo_edge_status)8)      /* its schema or its needs are of a newer version */
-#define PSTMO_EDGE_STATUS_BUNDLE_FOREIGN ((pstmo_edge_status)9)    /* for another runtime, or a model not in here */
-#define PSTMO_EDGE_STATUS_CPU_UNSUPPORTED ((pstmo_edge_status)10)  /* this CPU lacks what bundle or options ask for */
+#define PSTMO_EDGE_STATUS_INVALID_ARGUMENT ((pstmo_edge_status)3) /* a value outside its limits */
+#define PSTMO_EDGE_STATUS_BUSY ((pstmo_edge_status)4)             /* the handle is in use by another thread */
+#define PSTMO_EDGE_STATUS_OUT_OF_MEMORY ((pstmo_edge_status)5)    /* memory or threads ran out */
+#define PSTMO_EDGE_STATUS_BUNDLE_UNREADABLE                                                                          \
+  ((pstmo_edge_status)6)                                          /* missing, no permission, a link, no regular file \
+                                                                   */
+#define PSTMO_EDGE_STATUS_BUNDLE_DAMAGED ((pstmo_edge_status)7)   /* changed or cut short since it was written */
+#define PSTMO_EDGE_STATUS_BUNDLE_NEWER ((pstmo_edge_status)8)     /* its schema or its needs are of a newer version */
+#define PSTMO_EDGE_STATUS_BUNDLE_FOREIGN ((pstmo_edge_status)9)   /* for another runtime, or a model not in here */
+#define PSTMO_EDGE_STATUS_CPU_UNSUPPORTED ((pstmo_edge_status)10) /* this CPU lacks what bundle or options ask for */
 #define PSTMO_EDGE_STATUS_TIMESTAMP_REJECTED ((pstmo_edge_status)11) /* not finite, repeated or out of order */
 #define PSTMO_EDGE_STATUS_NO_RESULT ((pstmo_edge_status)12)          /* no pose is ready: push the next frame */
 #define PSTMO_EDGE_STATUS_NOT_FINITE ((pstmo_edge_status)13)         /* NaN or infinite keypoints, or such a pose */
@@ -246,8 +247,8 @@ typedef struct pstmo_edge_pose {
   float joints[PSTMO_EDGE_JOINTS][3]; /* metres, camera frame, relative to the root joint */
 } pstmo_edge_pose;
 
-#define PSTMO_EDGE_POSE_INIT                                                                    \
-  {                                                                                             \
+#define PSTMO_EDGE_POSE_INIT                                          \
+  {                                                                   \
     (uint32_t)sizeof(pstmo_edge_pose), 0, 0, 0, 0, 0.0, 0.0, {{0.0f}} \
   }
 

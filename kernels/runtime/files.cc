@@ -89,7 +89,10 @@ Bytes::Bytes(size_t size) : size_(size) {
 
 Result<Folder> Folder::open(const char* path) {
   const int descriptor = ::open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (descriptor < 0) return unreadable(std::string("cannot open the bundle: ") + reason(errno));
+  if (descriptor < 0) {
+    if (errno == ENOENT) return unreadable("no such folder; make one with pstmo-edge build --backend native");
+    return unreadable(std::string("cannot open the folder: ") + reason(errno));
+  }
   return Folder(descriptor);
 }
 

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <utility>
 #include <vector>
 
@@ -110,6 +111,15 @@ std::string object(std::string fields) {
   return "{" + fields;
 }
 
+// Removed when the program ends.
+struct Folders {
+  std::vector<std::string> paths;
+  ~Folders() {
+    std::error_code ignored;
+    for (const std::string& path : paths) std::filesystem::remove_all(path, ignored);
+  }
+};
+
 constexpr const char* kJoints =
     R"(["Hip","RHip","RKnee","RFoot","LHip","LKnee","LFoot","Spine","Thorax","Neck/Nose","Head","LShoulder","LElbow","LWrist","RShoulder","RElbow","RWrist"])";
 
@@ -212,6 +222,8 @@ std::string make_folder() {
     std::perror(path.c_str());
     std::exit(2);
   }
+  static Folders folders;
+  folders.paths.push_back(path);
   return path;
 }
 
