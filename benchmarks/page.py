@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import sha256
 from html import escape
 from pathlib import Path
 from string import Template
@@ -28,13 +30,15 @@ _SHAPES = {"o": "circle", "D": "diamond", "s": "square", "^": "up", "v": "down"}
 
 
 def render(report: Report) -> str:
-    """The whole page; every text of the report is escaped."""
+    """The whole page; every text of the report is escaped, and a browser runs no script but the page's own."""
     shown = picture(report.rows)
     throttled = tables.throttling_note(report)
+    script = (_HERE / "page.js").read_text(encoding="utf-8")
     template = Template((_HERE / "page.html").read_text(encoding="utf-8"))
     return template.substitute(
         style=(_HERE / "page.css").read_text(encoding="utf-8"),
-        script=(_HERE / "page.js").read_text(encoding="utf-8"),
+        script=script,
+        digest=f"sha256-{b64encode(sha256(script.encode()).digest()).decode()}",
         title=escape(_title(report)),
         kicker=escape(_kicker(report)),
         headline=escape(_headline(report, shown)),

@@ -431,6 +431,17 @@ def test_text_of_a_report_stays_text(visit, report):
     assert "refused: <script>alert('x')</script> & more" in seen.one(".trouble").text
 
 
+def test_no_other_script_runs(driver, report, tmp_path):
+    """Should escaping ever fail, the page's policy stops what got in."""
+    path = tmp_path / "index.html"
+    planted = "<script>document.title = 'planted'</script><img src='x' onerror='document.title = 1'>"
+    path.write_text(page.render(report).replace("<main>", f"<main>{planted}"), encoding="utf-8")
+    seen = Visit(driver, path).open()
+    assert driver.title == "p-stmo-s, 9 frames: pstmo-edge benchmark"
+    assert any("Content Security Policy" in message for message in seen.console)
+    assert sort_by(seen, "FPS") == "descending", "the page's own script does run"
+
+
 def test_a_report_without_poses_and_without_times_works_too(visit, no_moments):
     seen = visit(no_moments)
     assert seen.all(".moment") == seen.all("#yaw") == seen.all(".latency") == []
