@@ -50,6 +50,7 @@ def curve(report):
     ]
     speeds[-1]["poses_per_s"] = None  # an engine that failed
     return {
+        "data": "toy motion",
         "modes": [mode("centre", 1), mode(1, 1), mode(3, 3)],
         "positions": {setting: [40.0] * 27 for setting in emit.SETTINGS},
         "speed": {"rows": speeds, "provenance": dict(report.provenance)},
@@ -114,8 +115,9 @@ def test_the_curve_of_many_poses_a_pass(rendered, curve, tmp_path):
     )
     assert many_to_one in lines
     assert "| 1, per-frame | 40.00 | 41.00 | 42.00 | 43.00 | 5.00 | 0 to 80 | 100.0 | 100.0 | - | - | - |" in lines
-    assert lines[-3].startswith("| 3, per-frame |")
-    assert lines[-3].endswith("| 100.0 | 33.3 | 500 | - | - |")
+    (three,) = [line for line in lines if line.startswith("| 3, per-frame |")]
+    assert three.endswith("| 100.0 | 33.3 | 500 | - | - |")
+    assert "Machine: Fast & <Cheap> CPU" in lines[-1]
 
 
 def test_the_curve_is_drawn(curve):
