@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -25,6 +26,7 @@ from pstmo_edge.calib.settings import Activations
 from pstmo_edge.models.interception import intercepted, layer_biases
 
 _FLOAT32_INTEGERS = 2**24  # float32 holds every integer up to here
+_LEAST_PIECE = 32  # of a product that is split; below it double precision is faster
 _INT16 = (-(2**15), 2**15 - 1)
 
 
@@ -47,8 +49,13 @@ class Grid:
 
     def quantize(self, x: Tensor) -> Tensor:
         """Float values to integers (held as float32), ties to even, saturated."""
+        return self.centred(x) + self.zero_point
+
+    def centred(self, x: Tensor) -> Tensor:
+        """The same less the zero point."""
         # A tensor: torch multiplies by the reciprocal of a plain number, which rounds differently.
-        return torch.clamp(torch.round(x / torch.tensor(self.scale)) + self.zero_point, self.low, self.high)
+        scaled = x.detach() / torch.tensor(self.scale)
+        return scaled.round_().clamp_(self.low - self.zero_point, self.high - self.zero_point)
 
     def dequantize(self, q: Tensor) -> Tensor:
         """Integers to the values they stand for."""
@@ -110,24 +117,28 @@ class IntegerLayer:
         if self.grid is None:
             scale, offset = _grid_by_token(x, self.activations)
             low, high = self.activations.limits
-            q = torch.clamp(torch.round(x / scale) + offset, low, high)
+            centred = torch.clamp(torch.round(x / scale), low - offset, high - offset)
         else:
-            scale, offset, q = torch.tensor(self.grid.scale), self.grid.zero_point, self.grid.quantize(x)
-        acc = self._pair_sums(q, offset) if self.saturating_pairs else self._sums(q - offset)
-        return acc * (scale * self.weight_scale) + self.bias
+            scale, offset = torch.tensor(self.grid.scale), self.grid.zero_point
+            centred = self.grid.centred(x)
+        acc = self._pair_sums(centred + offset, offset) if self.saturating_pairs else self._sums(centred)
+        return acc.mul_(scale * self.weight_scale).add_(self.bias)
+
+    @cached_property
+    def _factors(self) -> tuple[Tensor, int]:
+        """The weights as floats, and how many products of theirs float32 adds exactly in whatever order."""
+        largest = max(1, int(self.weight.abs().max())) * self.largest_input
+        return self.weight.float(), _FLOAT32_INTEGERS // largest
 
     def _sums(self, centred: Tensor) -> Tensor:
         """Exact integer sums (..., N), rounded to float32 once."""
-        size = _FLOAT32_INTEGERS // (self.largest_input * max(1, int(self.weight.abs().max())))
-        depth = centred.shape[-1]
-        if size < 32:
-            return F.linear(centred.double(), self.weight.double()).float()
-        # In float32 a product of this many terms is exact in whatever order it is added; the pieces meet in float64.
-        weight = self.weight.float()
-        if depth <= size:
+        weight, exact = self._factors
+        if centred.shape[-1] <= exact:
             return F.linear(centred, weight)
-        pieces = zip(centred.split(size, -1), weight.split(size, -1), strict=True)
-        return torch.stack([F.linear(x, w).double() for x, w in pieces]).sum(0).float()
+        if exact < _LEAST_PIECE:
+            return F.linear(centred.double(), weight.double()).float()
+        pieces = zip(centred.split(exact, -1), weight.split(exact, -1), strict=True)
+        return sum((F.linear(x, w).double() for x, w in pieces), torch.zeros(1, dtype=torch.float64)).float()
 
     def _pair_sums(self, q: Tensor, offset: int | Tensor) -> Tensor:
         """As VPMADDUBSW adds: neighbours along K in saturating 16 bits, then in 32; the zero point goes last."""

@@ -17,6 +17,7 @@ from pstmo_edge.backends.onnxruntime import OnnxRuntimeSession
 from pstmo_edge.errors import UsageError
 from pstmo_edge.graph import name_layers
 from pstmo_edge.models.fused import fuse
+from pstmo_edge.models.interception import layer_weights
 from pstmo_edge.models.zoo import MODELS
 
 OPSET = 20
@@ -55,7 +56,8 @@ def export_onnx(model: nn.Module) -> onnx.ModelProto:
             external_data=False,
         )
     assert program is not None
-    graph = name_layers(tidy(program.model_proto))
+    matrices = {name: weight.numpy() for name, weight in layer_weights(model, example).items()}
+    graph = name_layers(tidy(program.model_proto), matrices)
     check_parity(model, graph)
     return graph
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+import numpy as np
 import onnx
 from onnx import numpy_helper
 
@@ -13,21 +14,30 @@ from pstmo_edge.manifest import LayerPrecision, Precision
 LAYER_TYPES = ("MatMul", "Gemm", "Conv")
 
 
-def name_layers(graph: onnx.ModelProto) -> onnx.ModelProto:
+def name_layers(graph: onnx.ModelProto, matrices: Mapping[str, np.ndarray] | None = None) -> onnx.ModelProto:
     """Give every layer with weights the name it has in the model, and its weights `<name>.weight`.
 
-    The exporter folds a transposition into a weight and forgets its name, but a bias keeps it.
+    The exporter folds a transposition into a weight and forgets its name. A layer is known by its values, where
+    `matrices` (N, K) by name hold them, or else by its bias, which keeps its name unless it is all 0 or like another.
     """
-    weights = {tensor.name for tensor in graph.graph.initializer}
+    weights = {tensor.name: tensor for tensor in graph.graph.initializer}
     readers = _readers(graph)
+    unclaimed = dict(matrices or {})
     renamed: dict[str, str] = {}
     for number, node in enumerate(layer_nodes(graph)):
-        bias = next((name for name in _bias_candidates(node, readers) if name.endswith(".bias")), None)
-        if bias is not None:
-            node.name = bias.removesuffix(".bias")
-            renamed[node.input[1]] = f"{node.name}.weight"
-        elif node.input[1] not in weights:
+        if node.input[1] not in weights:
             node.name = f"product.{number}"
+            continue
+        matrix = oriented(node, numpy_helper.to_array(weights[node.input[1]]))
+        name = next((name for name, given in unclaimed.items() if np.array_equal(given, matrix)), None)
+        if name is not None:
+            del unclaimed[name]
+        else:
+            biases = (name for name in _bias_candidates(node, readers) if name.endswith(".bias"))
+            name = next(biases, "").removesuffix(".bias")
+        if name:
+            node.name = name
+            renamed[node.input[1]] = f"{name}.weight"
     for node in graph.graph.node:
         for index, name in enumerate(node.input):
             node.input[index] = renamed.get(name, name)
@@ -45,6 +55,14 @@ def weighted_layers(graph: onnx.ModelProto) -> list[str]:
     """Names of the layers that have weights: those that can be quantized."""
     weights = {tensor.name for tensor in graph.graph.initializer}
     return [node.name for node in layer_nodes(graph) if node.input[1] in weights]
+
+
+def oriented(node: onnx.NodeProto, weight: np.ndarray) -> np.ndarray:
+    """A layer's weights as (N, K), a convolution's with its taps side by side, whatever its type of node."""
+    if node.op_type == "Conv":
+        return weight.transpose(0, 2, 1).reshape(len(weight), -1)
+    swapped = node.op_type == "Gemm" and any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+    return weight if swapped else weight.T
 
 
 def layer_precisions(graph: onnx.ModelProto) -> tuple[LayerPrecision, ...]:
