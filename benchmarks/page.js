@@ -45,6 +45,19 @@ for (const head of heads) {
 }
 for (const each of all(".scripted")) each.hidden = false;
 
+// On a wide screen the first three columns, which say what a row is, stay in sight while the others scroll.
+function pin() {
+  let left = 0;
+  for (const [at, head] of heads.slice(0, 3).entries()) {
+    table.style.setProperty(`--left-${at}`, `${left}px`);
+    left += head.getBoundingClientRect().width;
+  }
+}
+
+pin();
+window.addEventListener("resize", pin);
+document.querySelector("#more").addEventListener("change", pin);
+
 // Marks and table rows point at each other; a mark has a tip.
 const rowOf = (number) => asReported.find((row) => row.dataset.row === number);
 

@@ -239,6 +239,19 @@ def test_more_columns_are_shown_on_request(visit, many):
     assert style == "italic", "what others published does not look like what was measured"
 
 
+@pytest.mark.parametrize(("width", "pinned"), [(WIDE, 3), (NARROW, 1)])
+def test_the_names_of_a_row_stay_in_sight(visit, many, width, pinned):
+    seen = visit(many, width)
+    seen.click(seen.one("#more"))
+    lefts = """return [...document.querySelectorAll('.rows tbody tr:first-child > *')]
+        .map((cell) => cell.getBoundingClientRect().left);"""
+    before = seen.js(lefts)
+    seen.js("document.querySelector('.rows').parentElement.scrollLeft = 300")
+    moved = [round(old - new) for old, new in zip(before, seen.js(lefts), strict=True)]
+    assert moved[:pinned] == [0] * pinned
+    assert moved[6:] == [300] * len(moved[6:])
+
+
 @pytest.mark.parametrize("width", [WIDE, NARROW])
 def test_a_mark_tells_its_row(visit, many, width):
     seen = visit(many, width)
