@@ -6,23 +6,24 @@
 namespace pstmo_edge {
 namespace {
 
-// 2 to the power of x <= 0: x = n + r with |r| <= 1/2, and a polynomial for 2^r whose relative error is at most
-// 7.5e-8 (Remez, degree 5). Below -126 the result is 2^-126, which no sum of weights notices.
+// 2 to the power of x <= 0: x = n + r with |r| <= 1/2, and a polynomial for 2^r whose relative error is at most 7.5e-8
+// (Remez, degree 5). Adding a large number rounds x to an integer and leaves it in the lowest bits, from where it goes
+// into the exponent. Below -126 the result is 2^-126, which no sum of weights notices.
 inline Simd::F power_of_two(Simd::F x) {
+  const Simd::F large = Simd::set(12582912.0F);  // 1.5 * 2^23
   x = Simd::max(x, Simd::set(-126.0F));
-  const Simd::F whole = Simd::round(x), r = Simd::sub(x, whole);
+  const Simd::F shifted = Simd::add(x, large), r = Simd::sub(x, Simd::sub(shifted, large));
   Simd::F p = Simd::set(1.3276472e-3F);
   p = Simd::fma(p, r, Simd::set(9.675541e-3F));
   p = Simd::fma(p, r, Simd::set(5.550713e-2F));
   p = Simd::fma(p, r, Simd::set(2.402212e-1F));
   p = Simd::fma(p, r, Simd::set(6.9314694e-1F));
   p = Simd::fma(p, r, Simd::set(1.0000001F));
-  return Simd::scale_by_power(p, whole);
+  return Simd::add_to_exponent(p, shifted);
 }
 
 // A row of scores to weights that still lack the division by their sum, whose inverse is returned.
-inline float soften(float* scores, int tokens, int padded) {
-  for (int t = tokens; t < padded; ++t) scores[t] = -1e30F;
+inline float soften(float* scores, int padded) {
   Simd::F best = Simd::load(scores);
   for (int t = Simd::kWidth; t < padded; t += Simd::kWidth) best = Simd::max(best, Simd::load(scores + t));
   const Simd::F largest = Simd::set(Simd::largest(best));
@@ -39,22 +40,22 @@ template <class Codes>
 void attention(const Attention& a, const Out& out) {
   const int padded = round_up(a.tokens, kPanel), tiles = (a.rows + kTileRows - 1) / kTileRows;
   Linear keys, values;
-  keys.in = a.width, keys.out = padded, keys.panels = a.keys;
+  keys.in = a.width, keys.out = padded, keys.panels = a.keys, keys.bias = a.mask;
   values.in = a.tokens, values.out = a.width, values.panels = a.values;
   Out scores;
   scores.values = a.scores, scores.values_stride = padded;
   for (int t = 0; t < tiles; ++t) {
     const int first = t * a.rows / tiles, count = (t + 1) * a.rows / tiles - first;
-    product_of<FloatPath, Codes>(a.queries + first * a.query_stride, a.query_stride, count, keys, scores);
+    product_of<FloatPath, Raw>(a.queries + first * a.query_stride, a.query_stride, count, keys, scores);
     float inverse_sums[kTileRows];
-    for (int r = 0; r < count; ++r) inverse_sums[r] = soften(a.scores + r * padded, a.tokens, padded);
+    for (int r = 0; r < count; ++r) inverse_sums[r] = soften(a.scores + r * padded, padded);
     Out mixed = out;
     if (mixed.values != nullptr) mixed.values += first * mixed.values_stride;
     if (mixed.codes != nullptr) {
       mixed.codes = static_cast<typename Codes::Code*>(mixed.codes) + first * mixed.codes_stride;
     }
     mixed.row_scale = inverse_sums;
-    product_of<FloatPath, Codes>(a.scores, padded, count, values, mixed);
+    product_of<FloatPath, Finished<Codes>>(a.scores, padded, count, values, mixed);
   }
 }
 

@@ -17,6 +17,7 @@ enum class Isa : uint8_t { Auto, Portable, Avx2, Avx512, Neon, NeonDotprod };
 struct Linear {
   int in = 0;
   int out = 0;
+  int part = 0;  // of the network, for profiles
   bool quantized = false;
   const void* panels = nullptr;
   const float* bias = nullptr;     // nullptr: none (float only)
@@ -41,15 +42,19 @@ struct Out {
   const float* row_scale = nullptr;
 };
 
+// A score so low that its weight is nothing.
+constexpr float kNoToken = -1e30F;
+
 // Attention of some queries of one head over all tokens.
 struct Attention {
   const float* queries;  // the logarithm's base folded in: weights are 2 to the power of the scores
   ptrdiff_t query_stride;
   int rows;
   int tokens;
-  int width;            // of a head
-  const float* keys;    // panels of `panel` tokens, [tokens / panel][width][panel], zeros behind the last token
+  int width;          // of a head
+  const float* keys;  // panels of `panel` tokens, [tokens / panel][width][panel], finite numbers behind the last token
   const float* values;  // [width / panel][tokens][panel]
+  const float* mask;    // added to scores: 0 for a token, kNoToken for those that fill the last panel
   float* scores;        // scratch: max_rows x padded tokens
 };
 

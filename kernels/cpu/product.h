@@ -49,8 +49,28 @@ inline void put(const Out& out, ptrdiff_t row, int column, Simd::F y) {
   }
 }
 
+// What becomes of a product's outputs: all that Out says, or nothing but being stored as floats.
+template <class Codes>
+struct Finished {
+  static void put_row(const Out& out, ptrdiff_t row, int column, Simd::F (&y)[kTileVectors]) {
+    const Simd::F slope = Simd::set(out.slope);
+#pragma GCC unroll 16
+    for (int v = 0; v < kTileVectors; ++v) {
+      if (out.row_scale != nullptr) y[v] = Simd::mul(y[v], Simd::set(out.row_scale[row]));
+      put<Codes>(out, row, column + v * Simd::kWidth, Simd::max(y[v], Simd::mul(y[v], slope)));
+    }
+  }
+};
+struct Raw {
+  static void put_row(const Out& out, ptrdiff_t row, int column, Simd::F (&y)[kTileVectors]) {
+    float* const values = out.values + row * out.values_stride + column;
+#pragma GCC unroll 16
+    for (int v = 0; v < kTileVectors; ++v) Simd::store(values + v * Simd::kWidth, y[v]);
+  }
+};
+
 // kRows rows by one panel.
-template <class Path, class Codes, int kRows>
+template <class Path, class Sink, int kRows>
 void tile(const typename Path::Code* rows, ptrdiff_t stride, const Linear& linear, int panel, ptrdiff_t row,
           const Out& out) {
   const int groups = (linear.in + Path::kGroup - 1) / Path::kGroup, column = panel * kPanel;
@@ -76,40 +96,36 @@ void tile(const typename Path::Code* rows, ptrdiff_t stride, const Linear& linea
     weights += kPanel * Path::kGroup;
     rows += Path::kGroup;
   }
-  const Simd::F slope = Simd::set(out.slope);
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
+    Simd::F y[kTileVectors];
 #pragma GCC unroll 16
-    for (int v = 0; v < kTileVectors; ++v) {
-      Simd::F y = to_output(sums[r][v], linear, column + v * Simd::kWidth);
-      if (out.row_scale != nullptr) y = Simd::mul(y, Simd::set(out.row_scale[row + r]));
-      y = Simd::max(y, Simd::mul(y, slope));
-      put<Codes>(out, row + r, column + v * Simd::kWidth, y);
-    }
+    for (int v = 0; v < kTileVectors; ++v) y[v] = to_output(sums[r][v], linear, column + v * Simd::kWidth);
+    Sink::put_row(out, row + r, column, y);
   }
 }
 
 // The tiles of 1 .. kTileRows rows, by their number.
-template <class Path, class Codes>
+template <class Path, class Sink>
 struct Tiles {
   using Function = void (*)(const typename Path::Code*, ptrdiff_t, const Linear&, int, ptrdiff_t, const Out&);
 
   template <int... kRows>
   static constexpr Function pick(int rows, std::integer_sequence<int, kRows...>) {
-    constexpr Function all[] = {tile<Path, Codes, kRows + 1>...};
+    constexpr Function all[] = {tile<Path, Sink, kRows + 1>...};
     return all[rows - 1];
   }
   static Function of(int rows) { return pick(rows, std::make_integer_sequence<int, kTileRows>{}); }
 };
 
-template <class Path, class Codes>
+template <class Path, class Sink>
 void product_of(const typename Path::Code* rows, ptrdiff_t stride, int count, const Linear& linear, const Out& out) {
   const int panels = (linear.out + kPanel - 1) / kPanel;
   const int tiles = (count + kTileRows - 1) / kTileRows;
   for (int panel = 0; panel < panels; ++panel) {
     for (int t = 0; t < tiles; ++t) {  // tiles of nearly equal size: a last one of one row would waste its weights
       const int first = t * count / tiles, rest = (t + 1) * count / tiles - first;
-      Tiles<Path, Codes>::of(rest)(rows + first * stride, stride, linear, panel, first, out);
+      Tiles<Path, Sink>::of(rest)(rows + first * stride, stride, linear, panel, first, out);
     }
   }
 }
@@ -117,9 +133,9 @@ void product_of(const typename Path::Code* rows, ptrdiff_t stride, int count, co
 template <class Codes>
 void product(const void* rows, ptrdiff_t stride, int count, const Linear& linear, const Out& out) {
   if (linear.quantized) {
-    product_of<Codes, Codes>(static_cast<const typename Codes::Code*>(rows), stride, count, linear, out);
+    product_of<Codes, Finished<Codes>>(static_cast<const typename Codes::Code*>(rows), stride, count, linear, out);
   } else {
-    product_of<FloatPath, Codes>(static_cast<const float*>(rows), stride, count, linear, out);
+    product_of<FloatPath, Finished<Codes>>(static_cast<const float*>(rows), stride, count, linear, out);
   }
 }
 

@@ -17,10 +17,8 @@ struct Simd {
   static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
   static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   static F max(F a, F b) { return _mm256_max_ps(a, b); }
-  static F round(F v) { return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-  // Adds to the exponent: right while neither the value nor the result is subnormal.
-  static F scale_by_power(F v, F whole) {
-    const __m256i power = _mm256_slli_epi32(_mm256_cvtps_epi32(whole), 23);
+  static F add_to_exponent(F v, F shifted) {
+    const __m256i power = _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);
     return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(v), power));
   }
   static float sum(F v) {

@@ -17,10 +17,9 @@ struct Simd {
   static F mul(F a, F b) { return vmulq_f32(a, b); }
   static F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
   static F max(F a, F b) { return vmaxq_f32(a, b); }
-  static F round(F v) { return vrndnq_f32(v); }
-  // Adds to the exponent: right while neither the value nor the result is subnormal.
-  static F scale_by_power(F v, F whole) {
-    return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(v), vshlq_n_s32(vcvtnq_s32_f32(whole), 23)));
+  static F add_to_exponent(F v, F shifted) {
+    const int32x4_t power = vshlq_n_s32(vreinterpretq_s32_f32(shifted), 23);
+    return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(v), power));
   }
   static float sum(F v) { return vaddvq_f32(v); }
   static float largest(F v) { return vmaxvq_f32(v); }

@@ -17,6 +17,16 @@ struct Simd {
   static F each(Op op) {
     return {{op(0), op(1), op(2), op(3)}};
   }
+  static uint32_t to_bits(float value) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &value, sizeof(bits));
+    return bits;
+  }
+  static float from_bits(uint32_t bits) {
+    float value;
+    __builtin_memcpy(&value, &bits, sizeof(value));
+    return value;
+  }
   static F load(const float* p) {
     return each([=](int i) { return p[i]; });
   }
@@ -39,11 +49,8 @@ struct Simd {
   static F max(F a, F b) {
     return each([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
   }
-  static F round(F v) {
-    return each([&](int i) { return nearbyintf(v.lane[i]); });
-  }
-  static F scale_by_power(F v, F whole) {
-    return each([&](int i) { return ldexpf(v.lane[i], static_cast<int>(whole.lane[i])); });
+  static F add_to_exponent(F v, F shifted) {
+    return each([&](int i) { return from_bits(to_bits(v.lane[i]) + (to_bits(shifted.lane[i]) << 23)); });
   }
   static float sum(F v) { return (v.lane[0] + v.lane[2]) + (v.lane[1] + v.lane[3]); }
   static float largest(F v) {

@@ -158,6 +158,7 @@ void Engine::infer_tokens(const float* const* tokens, float* pose) noexcept {
 const Kernels& Engine::kernels() const { return *state_->network().kernels; }
 int Engine::threads() const { return state_->threads(); }
 size_t Engine::memory_bytes() const { return state_->memory_bytes(); }
+const std::vector<std::string>& Engine::parts() const { return state_->network().parts; }
 void Engine::set_profile(Profile* profile) { state_->set_profile(profile); }
 
 }  // namespace pstmo_edge

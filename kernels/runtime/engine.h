@@ -2,6 +2,7 @@
 #define PSTMO_EDGE_RUNTIME_ENGINE_H_
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "../cpu/kernels.h"
@@ -31,11 +32,14 @@ struct EngineOptions {
 // The published strides for a number of frames; empty where there are none.
 std::vector<int> strides_of(int frames);
 
-// Where one thread's time went, for the benchmark: nanoseconds by kind of work, multiply-adds of the products.
+// Where one thread's time went, for the benchmark: by part of the network, see Engine::parts.
 struct Profile {
-  enum Part { Products8, Products32, Attention, Norms, Copies, kParts };
-  int64_t nanoseconds[kParts] = {};
-  double multiply_adds[kParts] = {};
+  struct Part {
+    int64_t nanoseconds = 0;
+    double multiply_adds = 0;
+    bool quantized = false;
+  };
+  std::vector<Part> parts;
 };
 
 // P-STMO and P-STMO-S (fused, see pstmo_edge/models/fused.py): windows of keypoints to poses.
@@ -64,7 +68,10 @@ class Engine {
   const Kernels& kernels() const;
   int threads() const;
   size_t memory_bytes() const;
-  // Fills the profile during the calls that follow, for the calling thread's share of the work; nullptr: no longer.
+  // Names of the parts of a profile: layers as in the bundle, their attention, and what is neither.
+  const std::vector<std::string>& parts() const;
+  // Fills the profile (of as many parts) during the calls that follow, for the calling thread's share of the work;
+  // nullptr: no longer.
   void set_profile(Profile* profile);
 
  private:

@@ -44,22 +44,23 @@ int query_count(const Layer& layer, int count) { return layer.stride == 1 ? coun
 // Adds the time until its end to a part of the profile, if there is one.
 class Timer {
  public:
-  Timer(Profile* profile, Profile::Part part, double multiply_adds) : profile_(profile), part_(part) {
-    if (profile_ == nullptr) return;
-    profile_->multiply_adds[part_] += multiply_adds;
+  Timer(Profile* profile, int part, double multiply_adds, bool quantized = false) {
+    if (profile == nullptr) return;
+    part_ = &profile->parts[static_cast<size_t>(part)];
+    part_->multiply_adds += multiply_adds;
+    part_->quantized = quantized;
     start_ = std::chrono::steady_clock::now();
   }
   ~Timer() {
-    if (profile_ == nullptr) return;
+    if (part_ == nullptr) return;
     const auto spent = std::chrono::steady_clock::now() - start_;
-    profile_->nanoseconds[part_] += std::chrono::duration_cast<std::chrono::nanoseconds>(spent).count();
+    part_->nanoseconds += std::chrono::duration_cast<std::chrono::nanoseconds>(spent).count();
   }
   Timer(const Timer&) = delete;
   Timer& operator=(const Timer&) = delete;
 
  private:
-  Profile* const profile_;
-  const Profile::Part part_;
+  Profile::Part* part_ = nullptr;
   std::chrono::steady_clock::time_point start_;
 };
 
@@ -128,8 +129,8 @@ void Forward::run(int stage, int first, int count, const Source& source, Window&
 
 void Forward::multiply(const void* rows, ptrdiff_t stride, int count, const Linear& linear, const Out& out,
                        Scratch& scratch) const {
-  const Timer timer(scratch.profile, linear.quantized ? Profile::Products8 : Profile::Products32,
-                    static_cast<double>(count) * linear.in * linear.out);
+  const Timer timer(scratch.profile, linear.part, static_cast<double>(count) * linear.in * linear.out,
+                    linear.quantized);
   kernels_.product(rows, stride, count, linear, out);
 }
 
@@ -176,7 +177,7 @@ void Forward::prepare_attention(size_t number, int first, int count, Window& win
   const ptrdiff_t offset = static_cast<ptrdiff_t>(first) * channels;
   float* const tokens = window.tokens[side] + offset;
   {
-    const Timer timer(scratch.profile, Profile::Norms, 0);
+    const Timer timer(scratch.profile, kNormsPart, 0);
     if (layer.positions != nullptr) {
       kernels_.convert(tokens, channels, count, channels, floats(tokens, channels, layer.positions + offset, channels));
     }
@@ -185,7 +186,7 @@ void Forward::prepare_attention(size_t number, int first, int count, Window& win
   }
   multiply(scratch.normed, channels, count, layer.query, floats(window.queries[side] + offset, channels), scratch);
   multiply(scratch.normed, channels, count, layer.key_value, floats(scratch.key_value, 2 * channels), scratch);
-  const Timer timer(scratch.profile, Profile::Copies, 0);
+  const Timer timer(scratch.profile, kCopiesPart, 0);
   const ptrdiff_t keys_of_head = static_cast<ptrdiff_t>(round_up(layer.tokens_in, kernels_.panel)) * width;
   const ptrdiff_t values_of_head = static_cast<ptrdiff_t>(layer.tokens_in) * width;
   for (int head = 0; head < network_.config.heads; ++head) {
@@ -197,11 +198,11 @@ void Forward::prepare_attention(size_t number, int first, int count, Window& win
 void Forward::attend(size_t number, const float* queries, int rows, const Window& window, Scratch& scratch) const {
   const Layer& layer = network_.layers[number];
   const int channels = network_.config.channels, width = network_.width(), side = static_cast<int>(number % 2);
-  const Timer timer(scratch.profile, Profile::Attention, 2.0 * rows * layer.tokens_in * channels);
+  const Timer timer(scratch.profile, layer.attention_part, 2.0 * rows * layer.tokens_in * channels);
   Attention attention{};
   attention.query_stride = channels, attention.rows = rows;
   attention.tokens = layer.tokens_in, attention.width = width;
-  attention.scores = scratch.scores;
+  attention.scores = scratch.scores, attention.mask = layer.mask;
   const ptrdiff_t keys_of_head = static_cast<ptrdiff_t>(round_up(layer.tokens_in, kernels_.panel)) * width;
   for (int head = 0; head < network_.config.heads; ++head) {
     attention.queries = queries + head * width;
@@ -227,7 +228,7 @@ void Forward::run_layer(size_t number, int first, int count, Window& window, Scr
   attend(number, queries, rows, window, scratch);
   multiply(scratch.mixed, channels, rows, layer.out, floats(scratch.middle, channels, stream, channels), scratch);
   {
-    const Timer timer(scratch.profile, Profile::Norms, 0);
+    const Timer timer(scratch.profile, kNormsPart, 0);
     kernels_.layer_norm(scratch.middle, channels, rows, channels, layer.before_feed_forward.gain,
                         layer.before_feed_forward.bias, kEpsilon, operand(layer.w_1, scratch.normed, channels));
   }

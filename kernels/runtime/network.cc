@@ -71,13 +71,20 @@ class Loader {
       : tensors_(tensors), kernels_(kernels), memory_(memory) {}
 
   const std::string& trouble() const { return trouble_; }
+  std::vector<std::string> parts() { return std::move(parts_); }
+
+  // The number of a part of the network; two products of one name are one.
+  int part(const std::string& name) {
+    if (parts_.back() != name) parts_.push_back(name);
+    return static_cast<int>(parts_.size()) - 1;
+  }
 
   // A layer with weights [out][in] (trailing dimensions of 1 are as good) and a bias.
   Linear linear(const std::string& name, int in, int out) { return linear(name, in, {0, out, out}, 1); }
 
   Linear linear(const std::string& name, int in, Slice slice, float factor) {
     Linear made;
-    made.in = in, made.out = slice.rows;
+    made.in = in, made.out = slice.rows, made.part = part(name);
     const Tensor* const weight = matrix(name + ".weight", slice.total, in);
     const Tensor* const bias = floats(name + ".bias", slice.total);
     if (weight == nullptr || bias == nullptr) return made;
@@ -102,6 +109,13 @@ class Loader {
     const Tensor* const bias = floats(name + ".bias", channels);
     if (gain == nullptr || bias == nullptr) return {};
     return {copied(*gain, {0, channels, channels}, 1), copied(*bias, {0, channels, channels}, 1)};
+  }
+
+  // What attention adds to the scores of so many tokens.
+  const float* mask(int tokens) {
+    auto* const values = memory_.take<float>(padded(tokens));
+    for (size_t t = static_cast<size_t>(tokens); t < padded(tokens); ++t) values[t] = kNoToken;
+    return values;
   }
 
   // The first `rows` rows of a table [1][frames][channels].
@@ -169,6 +183,7 @@ class Loader {
   const Kernels& kernels_;
   Memory& memory_;
   std::string trouble_;
+  std::vector<std::string> parts_ = {"norms", "copies"};
 };
 
 Layer load_layer(Loader& loader, const std::string& name, const ModelConfig& config, int tokens, int stride) {
@@ -177,11 +192,13 @@ Layer load_layer(Loader& loader, const std::string& name, const ModelConfig& con
   layer.tokens_in = tokens;
   layer.stride = stride;
   layer.tokens_out = stride == 0 ? tokens : (tokens + stride - 1) / stride;
+  layer.mask = loader.mask(tokens);
   layer.before_attention = loader.norm(name + ".sublayer.0.norm", channels);
   layer.before_feed_forward = loader.norm(name + ".sublayer.1.norm", channels);
   // Attention's weights are powers of two here, so the logarithm goes into the queries.
   layer.query = loader.linear(name + ".self_attn.qkv", channels, {0, channels, 3 * channels}, kLog2E);
   layer.key_value = loader.linear(name + ".self_attn.qkv", channels, {channels, 2 * channels, 3 * channels}, 1);
+  layer.attention_part = loader.part(name + ".self_attn");
   layer.out = loader.linear(name + ".self_attn.out", channels, channels);
   layer.w_1 = loader.linear(name + ".feed_forward.w_1", channels, config.hidden);
   layer.w_2 = loader.linear(name + ".feed_forward.w_2", taps * config.hidden, channels);
@@ -268,6 +285,7 @@ Result<Network> load_network(const ModelConfig& config, const TensorTable& tenso
   load_layers(loader, network);
   network.head = loader.linear("fcn.1", channels, 3 * config.joints);
   if (!loader.trouble().empty()) return Error{PSTMO_EDGE_STATUS_BUNDLE_FOREIGN, "weights: " + loader.trouble()};
+  network.parts = loader.parts();
   return network;
 }
 

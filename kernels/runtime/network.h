@@ -1,6 +1,7 @@
 #ifndef PSTMO_EDGE_RUNTIME_NETWORK_H_
 #define PSTMO_EDGE_RUNTIME_NETWORK_H_
 
+#include <string>
 #include <vector>
 
 #include "engine.h"
@@ -18,10 +19,14 @@ struct Layer {
   int tokens_in = 0;
   int tokens_out = 0;
   int stride = 0;
+  int attention_part = 0;            // its number in profiles
   const float* positions = nullptr;  // [tokens_in][channels], added to what comes in; or nullptr
+  const float* mask = nullptr;       // of attention's scores, [tokens_in, padded]
   Norm before_attention, before_feed_forward;
   Linear query, key_value, out, w_1, w_2;
 };
+
+constexpr int kNormsPart = 0, kCopiesPart = 1;
 
 // P-STMO with its weights packed for some kernels.
 struct Network {
@@ -29,6 +34,7 @@ struct Network {
   const Kernels* kernels = nullptr;
   Linear fc_1, w1, w2, fc_2, head;
   std::vector<Layer> layers;
+  std::vector<std::string> parts;  // names for profiles; the first two are no layers
 
   int width() const { return config.channels / config.heads; }  // of a head
 };

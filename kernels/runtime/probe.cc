@@ -45,6 +45,7 @@ pstmo_edge_probe* open(const void* weights, size_t size, const pstmo_edge::Model
   auto probe = std::make_unique<pstmo_edge_probe>();
   probe->engine = std::move(engine.value());
   probe->tokens.resize(static_cast<size_t>(config.frames));
+  probe->profile.parts.resize(probe->engine->parts().size());
   return probe.release();
 }
 
@@ -93,13 +94,22 @@ extern "C" void pstmo_edge_probe_infer_tokens(pstmo_edge_probe* probe, const flo
   probe->engine->infer_tokens(probe->tokens.data(), pose);
 }
 
-extern "C" void pstmo_edge_probe_profile(pstmo_edge_probe* probe, double nanoseconds[5],
-                                         double multiply_adds[5]) noexcept {
-  for (int part = 0; part < pstmo_edge::Profile::kParts; ++part) {
-    nanoseconds[part] = static_cast<double>(probe->profile.nanoseconds[part]);
-    multiply_adds[part] = probe->profile.multiply_adds[part];
+extern "C" int32_t pstmo_edge_probe_parts(const pstmo_edge_probe* probe) noexcept {
+  return static_cast<int32_t>(probe->engine->parts().size());
+}
+
+extern "C" const char* pstmo_edge_probe_part(const pstmo_edge_probe* probe, int32_t part) noexcept {
+  return probe->engine->parts()[static_cast<size_t>(part)].c_str();
+}
+
+extern "C" void pstmo_edge_probe_profile(pstmo_edge_probe* probe, double* nanoseconds, double* multiply_adds,
+                                         int32_t* quantized) noexcept {
+  for (pstmo_edge::Profile::Part& part : probe->profile.parts) {
+    *nanoseconds++ = static_cast<double>(part.nanoseconds);
+    *multiply_adds++ = part.multiply_adds;
+    *quantized++ = part.quantized ? 1 : 0;
+    part = {};
   }
-  probe->profile = {};
   probe->engine->set_profile(&probe->profile);
 }
 

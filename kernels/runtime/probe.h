@@ -33,10 +33,14 @@ PSTMO_EDGE_API void pstmo_edge_probe_encode(pstmo_edge_probe* probe, const float
 PSTMO_EDGE_API void pstmo_edge_probe_infer_tokens(pstmo_edge_probe* probe, const float* tokens, int32_t oldest,
                                                   float* pose) PSTMO_EDGE_NOEXCEPT;
 
-/* Nanoseconds and multiply-adds by part (int8 products, fp32 products, attention, norms, copies) of the calling thread
- * since the last call, which starts the counting. */
-PSTMO_EDGE_API void pstmo_edge_probe_profile(pstmo_edge_probe* probe, double nanoseconds[5],
-                                             double multiply_adds[5]) PSTMO_EDGE_NOEXCEPT;
+/* The parts of the network that a profile has, and their names. */
+PSTMO_EDGE_API int32_t pstmo_edge_probe_parts(const pstmo_edge_probe* probe) PSTMO_EDGE_NOEXCEPT;
+PSTMO_EDGE_API const char* pstmo_edge_probe_part(const pstmo_edge_probe* probe, int32_t part) PSTMO_EDGE_NOEXCEPT;
+
+/* For every part: nanoseconds, multiply-adds and whether they were of INT8, of the calling thread since the last call,
+ * which starts the counting. */
+PSTMO_EDGE_API void pstmo_edge_probe_profile(pstmo_edge_probe* probe, double* nanoseconds, double* multiply_adds,
+                                             int32_t* quantized) PSTMO_EDGE_NOEXCEPT;
 
 /* Multiply-adds in `iterations` of a bare loop on registers; the caller takes the time. 0 where `isa` is not here. */
 PSTMO_EDGE_API double pstmo_edge_probe_peak(const char* isa, int32_t weight_bits, int32_t int8,

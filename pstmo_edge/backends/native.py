@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -56,10 +57,18 @@ class NativeSession:
         return text.value.decode(errors="replace")
 
 
+@dataclass(frozen=True)
+class Part:
+    """A layer of the network, its attention, or what is neither, in a profile."""
+
+    name: str
+    seconds: float
+    multiply_adds: float
+    int8: bool
+
+
 class ProbeSession:
     """An engine of weights in memory, for builds, tests and the benchmark: see kernels/runtime/probe.h."""
-
-    parts = ("int8 products", "fp32 products", "attention", "norms", "copies")  # of a profile
 
     def __init__(self, weights: bytes, frames: int, layers: int, threads: int | None = None, isa: str = "auto") -> None:
         lib = _library()
@@ -91,11 +100,15 @@ class ProbeSession:
         self._lib.pstmo_edge_probe_infer_tokens(self._handle, tokens.ctypes.data, oldest, pose.ctypes.data)
         return pose
 
-    def profile(self) -> dict[str, tuple[float, float]]:
-        """(seconds, multiply-adds) of each part since the last call, of the calling thread."""
-        nanoseconds, work = np.zeros(len(self.parts)), np.zeros(len(self.parts))
-        self._lib.pstmo_edge_probe_profile(self._handle, nanoseconds.ctypes.data, work.ctypes.data)
-        return {name: (float(n) / 1e9, float(w)) for name, n, w in zip(self.parts, nanoseconds, work, strict=True)}
+    def profile(self) -> list[Part]:
+        """Where the calling thread spent its time since the last call, which starts the counting."""
+        count = self._lib.pstmo_edge_probe_parts(self._handle)
+        names = [self._lib.pstmo_edge_probe_part(self._handle, i).decode() for i in range(count)]
+        nanoseconds, work, quantized = np.zeros(count), np.zeros(count), np.zeros(count, np.int32)
+        arrays = (array.ctypes.data for array in (nanoseconds, work, quantized))
+        self._lib.pstmo_edge_probe_profile(self._handle, *arrays)
+        columns = zip(names, nanoseconds / 1e9, work, quantized, strict=True)
+        return [Part(name, float(seconds), float(count), bool(int8)) for name, seconds, count, int8 in columns]
 
 
 def peak(isa: str, weight_bits: int, int8: bool, iterations: int) -> float:
@@ -131,7 +144,9 @@ def _declare(lib: ctypes.CDLL) -> ctypes.CDLL:
         "probe_infer": (None, [pointer, pointer, i32, pointer]),
         "probe_encode": (None, [pointer, pointer, pointer]),
         "probe_infer_tokens": (None, [pointer, pointer, i32, pointer]),
-        "probe_profile": (None, [pointer, pointer, pointer]),
+        "probe_parts": (i32, [pointer]),
+        "probe_part": (text, [pointer, i32]),
+        "probe_profile": (None, [pointer, pointer, pointer, pointer]),
         "probe_peak": (ctypes.c_double, [text, i32, i32, i32]),
     }
     for name, (result, arguments) in signatures.items():
