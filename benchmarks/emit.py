@@ -171,7 +171,7 @@ def build_engines(model: Any, folder: Path) -> list[Path]:
 
 def measure_speed(paths: Sequence[Path]) -> dict[str, Any]:
     """Poses a second of recordings, each engine at its best batch, all in turns, by the harness of `bench`."""
-    from pstmo_edge.benchmarks import harness
+    from pstmo_edge.benchmarks import harness, tables
     from pstmo_edge.benchmarks.cases import BundleCase
 
     settings = Settings(scenario="offline", check_windows=128, timing=TimingPlan(rounds=5))
@@ -192,6 +192,7 @@ def measure_speed(paths: Sequence[Path]) -> dict[str, Any]:
     return {
         "rows": [{"emit": emit} | row for (emit, _), row in zip(ENGINES, rows, strict=True)],
         "setting": report.setting,
+        "doubt": tables.noise_note(report),
         "provenance": dict(report.provenance),
     }
 
@@ -235,7 +236,8 @@ def markdown(results: dict[str, Any]) -> str:
         "neighbours come from other windows or positions, so many poses a pass move less smoothly.",
         f"Speeds: onnxruntime, each engine at its best batch, one forward a window. Machine: {machine}.",
     ]
-    return "\n\n".join([made, *notes])
+    doubt = results["speed"]["doubt"]
+    return "\n\n".join([made, *notes, *([doubt] if doubt else [])])
 
 
 def show(results: dict[str, Any]) -> None:
@@ -244,6 +246,8 @@ def show(results: dict[str, Any]) -> None:
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     for line in (head, *rows):
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+    if doubt := results.get("speed", {}).get("doubt"):
+        print(doubt)
     print("\nMPJPE by position in the window, mm")
     for setting, errors in results["positions"].items():
         print(f"{setting.replace('gt', 'exact'):20}", " ".join(f"{error:.1f}" for error in errors))

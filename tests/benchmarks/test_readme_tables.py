@@ -53,7 +53,7 @@ def curve(report):
         "data": "toy motion",
         "modes": [mode("centre", 1), mode(1, 1), mode(3, 3)],
         "positions": {setting: [40.0] * 27 for setting in emit.SETTINGS},
-        "speed": {"rows": speeds, "provenance": dict(report.provenance)},
+        "speed": {"rows": speeds, "provenance": dict(report.provenance), "doubt": "The machine was busy."},
     }
 
 
@@ -117,7 +117,8 @@ def test_the_curve_of_many_poses_a_pass(rendered, curve, tmp_path):
     assert "| 1, per-frame | 40.00 | 41.00 | 42.00 | 43.00 | 5.00 | 0 to 80 | 100.0 | 100.0 | - | - | - |" in lines
     (three,) = [line for line in lines if line.startswith("| 3, per-frame |")]
     assert three.endswith("| 100.0 | 33.3 | 500 | - | - |")
-    assert "Machine: Fast & <Cheap> CPU" in lines[-1]
+    assert "Machine: Fast & <Cheap> CPU" in lines[-3]
+    assert lines[-1] == "The machine was busy."
 
 
 def test_the_curve_is_drawn(curve):
