@@ -22,7 +22,7 @@ _BACKEND_COLOURS = {
     "native": "#c2457e",
 }
 # matplotlib's names of marker shapes; the page draws the same ones.
-_SHAPES = {"fp32": "o", "int8": "D", "fp16": "s", "bf16": "v", "fp8": "^"}
+_SHAPES = {"fp32": "o", "int8": "D", "fp16": "s", "bf16": "v", "fp8": "^", "w8a16": "p"}  # any other: a hexagon
 
 
 def colour(row: Row) -> str:
@@ -32,7 +32,7 @@ def colour(row: Row) -> str:
 
 def shape(row: Row) -> str:
     """The marker of the row's precision, as matplotlib names it."""
-    return _SHAPES.get(row.precision, "o")
+    return _SHAPES.get(row.precision, "h")
 
 
 def backends(rows: Sequence[Row]) -> dict[str, str]:

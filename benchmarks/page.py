@@ -26,7 +26,7 @@ _MEANINGS = {
     "Jitter": "Jitter is the mean difference of one latency and the next.",
     "Share of the limit": "The limit is the fp32 matrix product that this machine reached just before.",
 }
-_SHAPES = {"o": "circle", "D": "diamond", "s": "square", "^": "up", "v": "down"}
+_SHAPES = {"o": "circle", "D": "diamond", "s": "square", "^": "up", "v": "down", "p": "pentagon", "h": "hexagon"}
 
 
 def render(report: Report) -> str:

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from pstmo_edge.benchmarks import charts, plots
+from pstmo_edge.benchmarks import charts, looks, page, plots
 from pstmo_edge.benchmarks.picture import log_ticks, nice_ticks, picture
 from pstmo_edge.benchmarks.rows import Row
 
@@ -106,6 +106,17 @@ def test_the_chart_is_logarithmic(make_row):
     first, second, third = sorted(places)
     assert second - first == pytest.approx(third - second, abs=0.11)
     assert second - first > 200
+
+
+def test_every_precision_has_a_marker_of_its_own(report, make_row):
+    kinds = ("fp32", "int8", "fp16", "bf16", "fp8", "w8a16", "w4")
+    rows = tuple(make_row("torch", kind, 5.0 + at, name=kind) for at, kind in enumerate(kinds))
+    drawn = re.findall(r'<(?:circle|polygon) class="dot" [^>]*>', charts.scatter(picture(rows), 940))
+    sides = {tag.count(",") if "points" in tag else 0 for tag in drawn}
+    assert len(set(looks.shapes(rows).values())) == len(kinds)
+    assert sides == {0, 3, 4, 5, 6}
+    for marker in ("circle", "diamond", "square", "down", "up", "pentagon", "hexagon"):
+        assert f'<i class="{marker}"></i>' in page.render(dataclasses.replace(report, rows=rows))
 
 
 def test_bars_of_latencies_stand_where_the_percentiles_are(make_row):
