@@ -24,7 +24,7 @@ WIDE, NARROW = 940.0, 380.0  # pixels; a page shows the one that fits
 _LETTER, _LINE = 7.3, 15.0  # mean width of a 13-pixel letter and height of its line, in pixels
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 14.0, 14.0, 46.0
 _LONGEST = 40  # letters of a name beside its bar
-_LANE, _TALL_LANE = 24.0, 38.0  # heights of the lane of a model without weights; on narrow screens its name is above it
+_LANE = 38.0  # height of the lane of a model without weights, its name above its marks
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ def scatter(shown: Picture, width: float) -> str:
     Rows without an error stand in lanes below the plot, one a model; published figures are crosses.
     """
     room = (386.0 if width > NARROW else 330.0) if shown.has_errors else 0.0
-    lanes = _lane(width) * len(shown.lanes) + (30.0 if shown.lanes else 0.0)
+    lanes = _LANE * len(shown.lanes) + (30.0 if shown.lanes else 0.0)
     bottom = _TOP + max(room + lanes, 80.0)
     frame = _Frame(_LEFT, _TOP, width - _RIGHT, _TOP + room, shown.x_range, shown.y_range)
     parts = [*_speed_axis(shown, frame, bottom, width)]
     if shown.has_errors:
         parts += [*_error_axis(frame), *_front(shown, frame), *_marks(shown, frame, width <= NARROW)]
-    parts += _lanes(shown, frame, bottom, width)
+    parts += _lanes(shown, frame, bottom)
     if not shown.has_errors and not shown.lanes:
         parts.append(svg.text("axis", width / 2, _TOP + 44, "no row passed its check", "middle"))
     what = f"{shown.unit} against MPJPE; the table below holds the same figures"
@@ -209,28 +209,18 @@ def _group(css: str, name: str, more: str, body: str) -> str:
     return f'<g class="{css}" role="img" tabindex="0" aria-label="{escape(name)}" {more}>{body}</g>'
 
 
-def _lane(width: float) -> float:
-    return _TALL_LANE if width <= NARROW else _LANE
-
-
-def _lanes(shown: Picture, frame: _Frame, bottom: float, width: float) -> list[str]:
+def _lanes(shown: Picture, frame: _Frame, bottom: float) -> list[str]:
     """One line a model without weights: its rows have a speed, and no place on the error axis."""
     if not shown.lanes:
         return []
-    high = _lane(width)
-    top = bottom - high * len(shown.lanes) - 26
+    top = bottom - _LANE * len(shown.lanes) - 26
     parts = [svg.line("edge", frame.left, top, frame.right, top)] if shown.has_errors else []
     parts.append(svg.text("lane-name", frame.left + 6, top + 17, shown.lanes_note, "start"))
     for number, (name, marks) in enumerate(shown.lanes):
-        y = top + 26 + high * (number + 1) - _LANE / 2
+        y = top + 26 + _LANE * (number + 1) - 11
         spots = [frame.x(mark.speed) for mark in marks]
+        parts.append(svg.text("label", frame.left + 6, y - 12, name, "start"))
         parts.append(svg.line("lane", min(spots), y, max(spots), y))
-        if width <= NARROW:
-            parts.append(svg.text("label", frame.left + 6, y - 12, name, "start"))
-        elif max(spots) + 14 + _LETTER * len(name) < frame.right:
-            parts.append(svg.text("label", max(spots) + 14, y + 4.5, name, "start"))
-        else:
-            parts.append(svg.text("label", min(spots) - 14, y + 4.5, name, "end"))
         parts += [_mark(mark, (x, y)) for mark, x in zip(marks, spots, strict=True)]
     return parts
 

@@ -75,13 +75,21 @@ def _headline(report: Report, shown: Picture) -> str:
     if best := report.recommended:
         return f"{best.title} is the engine to use here"
     if shown.front and several_models(report.rows):
-        fast, exact = shown.front[-1], shown.front[0]
-        best_speed, least_error = f"{fast.speed:.0f} {shown.unit}", f"{exact.mpjpe_mm:.1f} mm"
-        names = model_name(fast.row), model_name(exact.row)
-        return f"{names[0]} is the fastest ({best_speed}), {names[1]} the most exact ({least_error})"
+        return _extremes(shown)
     if shown.lanes and not shown.marks:
         return "Timed only: without weights there is no error to show"
     return "No engine can be recommended here"
+
+
+def _extremes(shown: Picture) -> str:
+    """Both ends of the front; models whose errors are not known have no part in it."""
+    fast, exact = shown.front[-1], shown.front[0]
+    names = model_name(fast.row), model_name(exact.row)
+    among = "Of those whose error is known, " if shown.lanes else ""
+    if names[0] == names[1]:
+        return f"{among}{names[0]} is both the fastest and the most exact"
+    speed, error = f"{fast.speed:.0f} {shown.unit}", f"{exact.mpjpe_mm:.1f} mm"
+    return f"{among}{names[0]} is the fastest ({speed}), {names[1]} the most exact ({error})"
 
 
 def _figures(best: Row | None) -> str:
@@ -109,8 +117,11 @@ def _overview(report: Report) -> str:
     """One line a model, published figures beside measured ones; nothing for a report of one model."""
     if not several_models(report.rows):
         return ""
-    head = "".join(f'<th scope="col" class="{kind}">{escape(name)}</th>' for name, kind in _OVERVIEW)
-    body = "".join(f"<tr>{_overview_cells(line)}</tr>" for line in tables.overview_cells(report))
+    lines = tables.overview_cells(report)
+    known = [place for place, cells in enumerate(zip(*lines, strict=True)) if any(cell != "-" for cell in cells)]
+    named = (_OVERVIEW[place] for place in known)
+    head = "".join(f'<th scope="col" class="{kind}">{escape(name)}</th>' for name, kind in named)
+    body = "".join(f"<tr>{_overview_cells(line, known)}</tr>" for line in lines)
     note = _paragraph("note", tables.PUBLISHED_NOTE if any(row.published for row in report.rows) else None)
     return (
         f'<section><h2>Model by model</h2><div class="scroll" tabindex="0"><table class="overview">'
@@ -118,10 +129,10 @@ def _overview(report: Report) -> str:
     )
 
 
-def _overview_cells(line: Sequence[str]) -> str:
+def _overview_cells(line: Sequence[str], known: Sequence[int]) -> str:
     cells = (
-        f'<td class="{kind}">{"–" if cell == "-" else escape(cell)}</td>'
-        for cell, (_, kind) in zip(line[1:], _OVERVIEW[1:], strict=True)
+        f'<td class="{_OVERVIEW[place][1]}">{"–" if line[place] == "-" else escape(line[place])}</td>'
+        for place in known[1:]
     )
     name = escape(line[0].replace(" ", "\n"))  # a narrow screen breaks it there and nowhere else
     return f'<th scope="row" class="model">{name}</th>{"".join(cells)}'

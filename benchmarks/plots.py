@@ -25,7 +25,7 @@ def fps_vs_mpjpe(report: Report) -> bytes:
     figures are crosses.
     """
     shown = picture(report.rows)
-    lanes = (0.28 * len(shown.lanes) + 0.3) if shown.lanes else 0.0  # inches
+    lanes = (0.42 * len(shown.lanes) + 0.3) if shown.lanes else 0.0  # inches
     plot = 3.4 if shown.has_errors or not shown.lanes else 0.0
     low, high = 1.35, 0.8
     figure = _figure(8.6, low + lanes + plot + high)
@@ -39,7 +39,7 @@ def fps_vs_mpjpe(report: Report) -> bytes:
         _draw_marks(figure, axes, shown)
     if lanes:
         below = figure.add_axes((place[0], low / height, place[2], lanes / height))
-        below.set(xscale="log", xlim=shown.x_range, ylim=(len(shown.lanes), -0.9), yticks=[])
+        below.set(xscale="log", xlim=shown.x_range, ylim=(len(shown.lanes), -0.7), yticks=[])
         _plain_axes(below)
         _draw_lanes(below, shown)
     if plot and lanes:
@@ -131,22 +131,15 @@ def _draw_mark(axes: Any, mark: Mark, y: float | None, size: float) -> None:
 
 def _draw_lanes(axes: Any, shown: Picture) -> None:
     """One line a model without weights: its rows have a speed, and no place on the error axis."""
-    axes.text(
-        0.01, -0.45, shown.lanes_note, transform=axes.get_yaxis_transform(), va="center", fontsize=8.5,
-        fontweight="bold", color=_QUIET,
-    )  # fmt: skip
-    middle = (shown.x_range[0] * shown.x_range[1]) ** 0.5
+    left = axes.get_yaxis_transform()
+    note = shown.lanes_note
+    axes.text(0.01, -0.3, note, transform=left, va="center", fontsize=8.5, fontweight="bold", color=_QUIET)
     for number, (name, marks) in enumerate(shown.lanes):
-        speeds = [mark.speed for mark in marks]
-        axes.plot([min(speeds), max(speeds)], [number + 0.5] * 2, color=_RULE, linewidth=3, zorder=1)
+        y, speeds = number + 0.68, [mark.speed for mark in marks]
+        axes.text(0.01, number + 0.25, name, transform=left, va="center", fontsize=9, color=_INK, parse_math=False)
+        axes.plot([min(speeds), max(speeds)], [y] * 2, color=_RULE, linewidth=3, zorder=1)
         for mark in marks:
-            _draw_mark(axes, mark, number + 0.5, 55)
-        left = max(speeds) < middle * 2  # the name goes where there is room
-        at, side, shift = (max(speeds), "left", 9) if left else (min(speeds), "right", -9)
-        axes.annotate(
-            name, (at, number + 0.5), (shift, 0), textcoords="offset points", ha=side, va="center", fontsize=9,
-            color=_INK, parse_math=False,
-        )  # fmt: skip
+            _draw_mark(axes, mark, y, 55)
 
 
 def _label_marks(figure: Any, axes: Any, shown: Picture) -> None:
