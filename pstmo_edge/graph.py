@@ -68,7 +68,8 @@ def oriented(node: onnx.NodeProto, weight: np.ndarray) -> np.ndarray:
 def layer_precisions(graph: onnx.ModelProto) -> tuple[LayerPrecision, ...]:
     """Every layer's multiply-adds for one window and the precision its operands have in the graph.
 
-    A layer counts as int8 only where both operands come out of a DequantizeLinear.
+    A layer counts as int8 only where both operands come out of a DequantizeLinear. Weights that are stored in half
+    precision and cast to float32 before the product are its `weights`.
     """
     single = onnx.ModelProto()
     single.CopyFrom(graph)
@@ -80,13 +81,14 @@ def layer_precisions(graph: onnx.ModelProto) -> tuple[LayerPrecision, ...]:
     shapes = {tensor.name: tuple(tensor.dims) for tensor in inferred.graph.initializer}
     for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
         shapes[value.name] = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-    writers = {output: node for node in graph.graph.node for output in node.output}
+    stored = _Stored(graph)
     return tuple(
         LayerPrecision(
             name=node.name,
             kind=node.op_type,
-            precision=_precision(node, writers),
+            precision=stored.precision(node),
             multiply_adds=_multiply_adds(node, shapes),
+            weights=stored.weights(node),
         )
         for node in layer_nodes(graph)
     )
@@ -101,10 +103,41 @@ def weight_magnitudes(graph: onnx.ModelProto) -> dict[str, int]:
     }
 
 
-def _precision(node: onnx.NodeProto, writers: dict[str, onnx.NodeProto]) -> Precision:
-    operands = [writers.get(name) for name in node.input[:2]]
-    both = all(writer is not None and writer.op_type == "DequantizeLinear" for writer in operands)
-    return "int8" if both else "fp32"
+_TYPE = onnx.TensorProto
+_HALF: dict[int, Precision] = {_TYPE.FLOAT16: "fp16", _TYPE.BFLOAT16: "bf16"}
+# By the types that a layer's input and weights have before they are dequantized.
+_QUANTIZED: dict[tuple[int, int], Precision] = {
+    (_TYPE.UINT8, _TYPE.INT8): "int8",
+    (_TYPE.INT8, _TYPE.INT8): "int8",
+    (_TYPE.UINT16, _TYPE.INT8): "w8a16",
+    (_TYPE.INT16, _TYPE.INT8): "w8a16",
+    (_TYPE.FLOAT8E4M3FN, _TYPE.FLOAT8E4M3FN): "fp8",
+    (_TYPE.FLOAT, _TYPE.INT4): "w4",
+}
+
+
+class _Stored:
+    """The types in which operands are stored before a graph dequantizes them or casts them to float32."""
+
+    def __init__(self, graph: onnx.ModelProto) -> None:
+        self.writers = {output: node for node in graph.graph.node for output in node.output}
+        self.types = {tensor.name: tensor.data_type for tensor in graph.graph.initializer}
+
+    def precision(self, node: onnx.NodeProto) -> Precision:
+        """What the layer multiplies."""
+        own = _HALF.get(self.types.get(node.input[1], _TYPE.FLOAT))
+        return own or _QUANTIZED.get((self._quantized(node.input[0]), self._quantized(node.input[1])), "fp32")
+
+    def weights(self, node: onnx.NodeProto) -> Precision | None:
+        """The half precision that the weights are cast from, if they are."""
+        writer = self.writers.get(node.input[1])
+        return _HALF.get(self.types.get(writer.input[0], 0)) if writer and writer.op_type == "Cast" else None
+
+    def _quantized(self, name: str) -> int:
+        writer = self.writers.get(name)
+        if writer is None or writer.op_type != "DequantizeLinear":
+            return int(_TYPE.FLOAT)
+        return self.types.get(writer.input[0]) or self.types.get(writer.input[2] if len(writer.input) > 2 else "", 0)
 
 
 def _multiply_adds(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:

@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 SCHEMA_VERSION: Final = 1
 MANIFEST_NAME = "manifest.json"
 
-Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+# What a layer multiplies; w8a16: 8-bit weights, 16-bit activations; w4: 4-bit weights, activations in float.
+Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8", "fp8", "w8a16", "w4"]
 Sha256: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=200)]
 Millimetres: TypeAlias = Annotated[float, Field(ge=0)]
@@ -92,6 +93,7 @@ class LayerPrecision(_Record):
     kind: Name
     precision: Precision
     multiply_adds: int = Field(ge=0)  # for one window
+    weights: Precision | None = None  # how its weights are stored, where the product has another precision
 
 
 class PrecisionSpec(_Record):
@@ -104,9 +106,21 @@ class PrecisionSpec(_Record):
     @property
     def int8_share(self) -> float:
         """The share of all multiply-adds that run in INT8, from 0 to 1."""
+        return self._share([layer for layer in self.layers if layer.precision == "int8"])
+
+    @property
+    def requested_share(self) -> float:
+        """The share of all multiply-adds whose product or weights have the precision asked for, from 0 to 1."""
+        return self._share([each for each in self.layers if self.requested in (each.precision, each.weights)])
+
+    @property
+    def weights_only(self) -> bool:
+        """Whether the precision asked for is that of stored weights alone, and the products are in float32."""
+        return any(layer.weights == self.requested for layer in self.layers)
+
+    def _share(self, layers: list[LayerPrecision]) -> float:
         total = sum(layer.multiply_adds for layer in self.layers)
-        int8 = sum(layer.multiply_adds for layer in self.layers if layer.precision == "int8")
-        return int8 / total if total else 0.0
+        return sum(layer.multiply_adds for layer in layers) / total if total else 0.0
 
     @model_validator(mode="after")
     def _consistent(self) -> PrecisionSpec:
@@ -114,7 +128,7 @@ class PrecisionSpec(_Record):
         if len(precisions) != len(self.layers):
             raise ValueError("two layers have the same name")
         for name in self.left_in_float:
-            if precisions.get(name, "int8") in ("int8", "fp8"):
+            if precisions.get(name, "int8") in ("int8", "fp8", "w8a16"):
                 raise ValueError(f"left_in_float names {name!r}, which is not a layer in float")
         return self
 

@@ -48,13 +48,14 @@ class Backend:
 BACKENDS = {
     backend.name: backend
     for backend in (
-        Backend("torch", ("torch",), "build", ("fp32",)),
-        Backend("onnxruntime", ("onnxruntime",), "build", ("fp32", "int8")),
-        Backend("openvino", ("openvino",), "openvino", ("fp32", "int8"), build_packages=("nncf",)),
+        Backend("torch", ("torch",), "build", ("fp32", "fp16")),
+        Backend("onnxruntime", ("onnxruntime",), "build", ("fp32", "fp16", "bf16", "int8", "fp8", "w8a16", "w4")),
+        Backend("openvino", ("openvino",), "openvino", ("fp32", "fp16", "bf16", "int8"), build_packages=("nncf",)),
         Backend("native", (LIBRARY,), "", ("fp32", "int8"), models=("p-stmo", "p-stmo-s")),
     )
 }
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "fp8")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "fp8", "w8a16", "w4")
+CALIBRATED: tuple[Precision, ...] = ("int8", "fp8", "w8a16", "w4")  # those that need windows to be built
 
 
 def as_precision(name: str) -> Precision:
@@ -71,8 +72,10 @@ def get_backend(name: str, precision: Precision | None = None) -> Backend:
         raise unknown("backend", name, BACKENDS)
     backend = BACKENDS[name]
     if precision is not None and precision not in backend.precisions:
+        others = [other.name for other in BACKENDS.values() if precision in other.precisions]
         raise UsageError(
-            f"{name} bundles come in {' and '.join(backend.precisions)}, not in {precision}: choose one of these"
+            f"{name} bundles come in {', '.join(backend.precisions)}, not in {precision}: choose one of these"
+            + (f", or --backend {' or '.join(others)}" if others else "")
         )
     return backend
 
