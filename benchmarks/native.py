@@ -259,13 +259,18 @@ def _row(latency: Latency) -> dict[str, Any]:
 
 
 def ratios(rows: dict[str, Latency]) -> dict[str, float]:
-    """How many times as fast the native engines are (median times) as the fastest others, of all and of fp32."""
-    others = {name: row.p50_ms for name, row in rows.items() if not name.startswith("native")}
-    fastest, fastest_fp32 = min(others.values()), min(ms for name, ms in others.items() if name.endswith("fp32"))
-    return {
-        "native int8 to the fastest": fastest / rows["native int8"].p50_ms,
-        "native fp32 to the fastest fp32": fastest_fp32 / rows["native fp32"].p50_ms,
-    }
+    """How many times as fast the native engines are as the fastest others, of all and of fp32.
+
+    By the median of all rounds, and by each one's best round: what else the machine does can only make a round slower.
+    """
+    found = {}
+    for kind, time_of in (("median", lambda row: row.p50_ms), ("best round", lambda row: min(row.round_p50_ms))):
+        times = {name: time_of(row) for name, row in rows.items()}
+        others = {name: ms for name, ms in times.items() if not name.startswith("native")}
+        fastest, fastest_fp32 = min(others.values()), min(ms for name, ms in others.items() if name.endswith("fp32"))
+        found[f"native int8 to the fastest, {kind}"] = fastest / times["native int8"]
+        found[f"native fp32 to the fastest fp32, {kind}"] = fastest_fp32 / times["native fp32"]
+    return found
 
 
 def render(result: dict[str, Any]) -> str:
@@ -278,8 +283,10 @@ def render(result: dict[str, Any]) -> str:
     for scenario, rows in result["times"].items():
         windows = BATCH if scenario == "batch 16" else 1
         for name, row in sorted(rows.items(), key=lambda item: item[1]["p50_ms"]):
-            fps = 1000 * windows / row["p50_ms"]
-            lines.append(f"  {scenario:9} {name:19} {row['p50_ms'] / windows:8.3f} ms a pose  {fps:8.1f} poses/s")
+            median, best = row["p50_ms"] / windows, min(row["round_p50_ms"]) / windows
+            lines.append(
+                f"  {scenario:9} {name:19} {median:8.3f} ms a pose, {1000 / median:8.1f} poses/s; best {best:8.3f} ms"
+            )
         lines += [f"  {scenario:9} {what}: {ratio:.2f} times" for what, ratio in result["ratios"][scenario].items()]
     for precision, rows in result["layers"].items():
         total = sum(row["ms_a_frame"] for row in rows)
