@@ -1,41 +1,141 @@
-"""What quantizing each layer alone costs: which layers to leave in float when the whole costs too much."""
+"""What every layer costs in INT8, in millimetres, and what leaving it in float gains: by emulation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
-import onnx
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from pstmo_edge.arrays import FloatArray
-from pstmo_edge.backends.onnxruntime import OnnxRuntimeSession
-from pstmo_edge.calib.onnx_qdq import quantize_onnx
-from pstmo_edge.graph import weighted_layers
+from pstmo_edge.calib.emulation import EmulatedModel
+from pstmo_edge.calib.observers import Progress, silent
 from pstmo_edge.metrics import mpjpe
-from pstmo_edge.targets import Target
+from pstmo_edge.models.interception import intercepted
 
-_WINDOWS = 64
+_BATCH_TOKENS = 4096  # the outputs of all layers are kept for one batch: about 250 MB for P-STMO-S
 
 
-def layer_costs(
-    graph: onnx.ModelProto,
-    windows: FloatArray,
-    target: Target,
-    layers: Iterable[str],
-    advance: Callable[[], None] = lambda: None,
-) -> dict[str, float]:
-    """How far poses move, in millimetres, when one layer alone is in INT8: by layer, dearest first.
+@dataclass(frozen=True)
+class LayerCost:
+    """One layer's part in the error of INT8, in millimetres, over the same windows.
 
-    The distance to the float pose, not the error against the truth, is what is ranked: it needs no true poses and
-    does not hide a layer whose errors happen to cancel another's.
+    With this layer alone in INT8, `moved_mm` is how far poses move from the float model's and `cost_mm` how much the
+    MPJPE rises; `gain_mm` is by how much poses come nearer to the float model's when it alone is left in float.
     """
-    every = weighted_layers(graph)
-    few = windows[:: max(1, len(windows) // _WINDOWS)]
-    exact = OnnxRuntimeSession(graph.SerializeToString()).run(few)
-    costs = {}
-    for layer in layers:
-        alone = quantize_onnx(graph, windows, target, [name for name in every if name != layer])
-        moved = OnnxRuntimeSession(alone.SerializeToString()).run(few)
-        costs[layer] = float(np.mean(mpjpe(moved, exact)))
-        advance()
-    return dict(sorted(costs.items(), key=lambda item: -item[1]))
+
+    name: str
+    moved_mm: float
+    cost_mm: float
+    gain_mm: float
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What all layers cost, dearest first, beside the whole: `error_mm` of the float model, `moved_mm` of all INT8."""
+
+    layers: tuple[LayerCost, ...]
+    error_mm: float
+    moved_mm: float
+    windows: int
+
+    def expected_mm(self, layer: LayerCost) -> float:
+        """What to reckon with for one layer: its measured cost, and not less than what its movement costs on average.
+
+        A small random movement d of joints that are e away from the truth raises the MPJPE by d^2 / (3 e), which adds
+        up over layers; a measured cost below that is luck with the windows.
+        """
+        return max(layer.cost_mm, layer.moved_mm**2 / (3 * max(self.error_mm, 1.0)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Sensitivity:
+        """Back from JSON."""
+        return cls(**{**values, "layers": tuple(LayerCost(**layer) for layer in values["layers"])})
+
+
+def sensitivity(
+    emulated: EmulatedModel, windows: FloatArray, poses: FloatArray, tell: Progress = silent
+) -> Sensitivity:
+    """The cost of every integer layer, on windows (N, T, 17, C) with true poses (N, 17, 3), or (N, K, 17, 3).
+
+    The outputs of the layers before the one in question are those of one forward, so only what comes after is computed.
+    """
+    layers = list(emulated.layers)
+    alone: dict[str, list[FloatArray]] = {name: [] for name in layers}
+    freed: dict[str, list[FloatArray]] = {name: [] for name in layers}
+    exact: list[FloatArray] = []
+    every: list[FloatArray] = []
+    size = max(1, _BATCH_TOKENS // windows.shape[1])
+    pieces = torch.from_numpy(windows).split(size)
+    with torch.no_grad():
+        for number, batch in enumerate(pieces):
+            in_float, in_integers = _Pass(emulated, ()), _Pass(emulated, layers)
+            exact.append(in_float.run(batch))
+            every.append(in_integers.run(batch))
+            for done, name in enumerate(layers):
+                alone[name].append(in_float.flipped(batch, name))
+                freed[name].append(in_integers.flipped(batch, name))
+                tell("what each layer costs in INT8", number * len(layers) + done + 1, len(pieces) * len(layers))
+    base, whole = np.concatenate(exact), np.concatenate(every)
+    error, moved = _mean(base, poses), _mean(whole, base)
+    costs = [
+        LayerCost(
+            name,
+            moved_mm=_mean(np.concatenate(alone[name]), base),
+            cost_mm=_mean(np.concatenate(alone[name]), poses) - error,
+            gain_mm=moved - _mean(np.concatenate(freed[name]), base),
+        )
+        for name in layers
+    ]
+    return Sensitivity(tuple(sorted(costs, key=lambda cost: -cost.moved_mm)), error, moved, len(windows))
+
+
+class _Pass:
+    """One forward whose layers' outputs are kept, and forwards that differ from it in one layer."""
+
+    def __init__(self, emulated: EmulatedModel, integers: Collection[str]) -> None:
+        self.emulated, self.integers = emulated, set(integers)
+        self.outputs: dict[str, Tensor] = {}
+
+    def run(self, batch: Tensor) -> FloatArray:
+        """Poses of the batch."""
+
+        def keep(name: str, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            self.outputs[name] = self._compute(name in self.integers, name, x, weight, bias)
+            return self.outputs[name]
+
+        return self._poses(batch, keep)
+
+    def flipped(self, batch: Tensor, layer: str) -> FloatArray:
+        """The poses with one layer in the other precision; what comes before it is not computed again."""
+        before = set(list(self.outputs)[: list(self.outputs).index(layer)])
+
+        def compute(name: str, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            if name in before:
+                return self.outputs[name]
+            return self._compute((name in self.integers) != (name == layer), name, x, weight, bias)
+
+        return self._poses(batch, compute)
+
+    def _compute(self, integer: bool, name: str, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return self.emulated.compute(name, x, weight, bias) if integer else F.linear(x, weight, bias)
+
+    def _poses(self, batch: Tensor, intercept: Callable[[str, Tensor, Tensor, Tensor], Tensor]) -> FloatArray:
+        with intercepted(self.emulated.model, intercept):
+            poses: FloatArray = self.emulated.model(batch).numpy()
+        return poses
+
+
+def _mean(found: FloatArray, target: FloatArray) -> float:
+    value = float(np.mean(mpjpe(found, target)))
+    assert math.isfinite(value)
+    return value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -11,11 +10,9 @@ from typing import TYPE_CHECKING, Protocol
 import onnx
 from torch import nn
 
-from pstmo_edge.arrays import FloatArray
 from pstmo_edge.backends import Session
 from pstmo_edge.graph import layer_precisions
 from pstmo_edge.manifest import LayerPrecision
-from pstmo_edge.targets import Target
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -41,21 +38,21 @@ class Built:
 class Builder(Protocol):
     """One backend's way from graph to engine."""
 
-    method: str  # how INT8 ranges are found
+    ends_in_float: bool  # whether it has no INT8 form of the layers that enter and leave the network
 
     def build_float(self, source: Source) -> Built:
         """The engine in fp32."""
         ...
 
-    def build_int8(self, source: Source, windows: FloatArray, target: Target, keep_float: Collection[str]) -> Built:
-        """The engine in INT8, calibrated on `windows`, with the layers of `keep_float` in fp32."""
+    def build_int8(self, source: Source, graph: onnx.ModelProto) -> Built:
+        """The engine of a Q/DQ graph made of the source (`calib.qdq`)."""
         ...
 
 
 class TorchBuilder:
     """Weights for the model's own code."""
 
-    method = "none"
+    ends_in_float = False
 
     def build_float(self, source: Source) -> Built:
         """See `Builder`."""
@@ -69,7 +66,7 @@ class TorchBuilder:
             weights = path.read_bytes()
         return Built({ARTIFACT: weights}, TorchSession(source.model), layer_precisions(source.graph))
 
-    def build_int8(self, source: Source, windows: FloatArray, target: Target, keep_float: Collection[str]) -> Built:
+    def build_int8(self, source: Source, graph: onnx.ModelProto) -> Built:
         """Not offered: see `backends.BACKENDS`."""
         raise NotImplementedError
 
@@ -77,17 +74,15 @@ class TorchBuilder:
 class OnnxRuntimeBuilder:
     """The graph itself, with explicit Q/DQ for INT8."""
 
-    method = "onnxruntime static Q/DQ, min-max, weights by output channel"
+    ends_in_float = False
 
     def build_float(self, source: Source) -> Built:
         """See `Builder`."""
         return self._built(source.graph)
 
-    def build_int8(self, source: Source, windows: FloatArray, target: Target, keep_float: Collection[str]) -> Built:
+    def build_int8(self, source: Source, graph: onnx.ModelProto) -> Built:
         """See `Builder`."""
-        from pstmo_edge.calib.onnx_qdq import quantize_onnx
-
-        return self._built(quantize_onnx(source.graph, windows, target, keep_float))
+        return self._built(graph)
 
     def _built(self, graph: onnx.ModelProto) -> Built:
         from pstmo_edge.backends.onnxruntime import ARTIFACT, OnnxRuntimeSession
@@ -97,20 +92,17 @@ class OnnxRuntimeBuilder:
 
 
 class OpenVinoBuilder:
-    """OpenVINO's own model, quantized by nncf."""
+    """OpenVINO's own model, converted from the graph, which for INT8 has its Q/DQ nodes."""
 
-    method = "nncf post-training, transformer preset, min-max, bias correction"
+    ends_in_float = False
 
     def build_float(self, source: Source) -> Built:
         """See `Builder`."""
-        return self._built(self._converted(source.graph), source.graph)
+        return self._built(source.graph)
 
-    def build_int8(self, source: Source, windows: FloatArray, target: Target, keep_float: Collection[str]) -> Built:
+    def build_int8(self, source: Source, graph: onnx.ModelProto) -> Built:
         """See `Builder`."""
-        from pstmo_edge.calib.openvino_ptq import quantize_openvino
-
-        model = quantize_openvino(self._converted(source.graph), windows, target, keep_float)
-        return self._built(model, source.graph)
+        return self._built(graph)
 
     def _converted(self, graph: onnx.ModelProto) -> ov.Model:
         import openvino as ov
@@ -120,11 +112,12 @@ class OpenVinoBuilder:
             onnx.save(graph, path)
             return ov.convert_model(path)
 
-    def _built(self, model: ov.Model, graph: onnx.ModelProto) -> Built:
+    def _built(self, graph: onnx.ModelProto) -> Built:
         import openvino as ov
 
         from pstmo_edge.backends.openvino import ARTIFACT, WEIGHTS, OpenVinoSession
 
+        model = self._converted(graph)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / ARTIFACT
             ov.save_model(model, path, compress_to_fp16=False)
@@ -141,17 +134,15 @@ class OpenVinoBuilder:
 class NativeBuilder:
     """The fused network's weights; for INT8 the codes and scales of a Q/DQ graph."""
 
-    method = OnnxRuntimeBuilder.method
+    ends_in_float = True
 
     def build_float(self, source: Source) -> Built:
         """See `Builder`."""
         return self._built(source, None)
 
-    def build_int8(self, source: Source, windows: FloatArray, target: Target, keep_float: Collection[str]) -> Built:
+    def build_int8(self, source: Source, graph: onnx.ModelProto) -> Built:
         """See `Builder`."""
-        from pstmo_edge.calib.onnx_qdq import quantize_onnx
-
-        return self._built(source, quantize_onnx(source.graph, windows, target, keep_float))
+        return self._built(source, graph)
 
     def _built(self, source: Source, quantized: onnx.ModelProto | None) -> Built:
         from safetensors.numpy import save

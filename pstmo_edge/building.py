@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pstmo_edge._version import __version__
 from pstmo_edge.arrays import FloatArray
-from pstmo_edge.backends import as_precision, check_lifter, get_backend, require
+from pstmo_edge.backends import CALIBRATED, as_precision, check_lifter, get_backend, require
 from pstmo_edge.bundle import (
     Accuracy,
     BackendSpec,
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pstmo_edge.builders import Builder, Built, Source
+    from pstmo_edge.calib.plan import Plan, Quantized
 
 DEFAULT_MAX_DROP_MM = 1.0
 
@@ -150,6 +151,7 @@ def build(
     keypoints: str = "gt",
     force: bool = False,
     prepared: Prepared | None = None,
+    report: str | os.PathLike[str] | None = None,
     progress: Progress = lambda text, done, total: None,
 ) -> Bundle:
     """Build an engine from a model of the zoo, measure it on held-out motion, and write its bundle.
@@ -157,20 +159,23 @@ def build(
     `calibration` are sequences for the ranges of INT8 and `held_out` those the error is measured on: by default the
     training split of `data` and one camera a take of its test split. The build fails with AccuracyError if the engine's
     MPJPE exceeds the model's by more than `max_drop_mm` and no layers left in float mend it. `prepared` saves the
-    export and the model's own measurement where several engines are built. Raises UsageError, BackendError,
+    export and the model's own measurement where several engines are built. `report` is a folder for what INT8 does to
+    the error by layer, joint and action. Raises UsageError, BackendError,
     DataError, BundleError.
     """
     request = check_request(precision, backend, out, target=target, max_drop_mm=max_drop_mm, force=force)
     check_lifter(backend, model.lifter)
     used = None
-    if request.precision == "int8":
+    if request.precision in CALIBRATED:
         source = f"{data}, training split, {keypoints} keypoints" if calibration is None else "sequences of the caller"
         sequences = calibration or load_sequences(data, "train", keypoints, model.lifter.skeleton)
         check_skeleton(sequences, model.lifter.skeleton, source)
         used = _calibration(sequences, model.lifter.window, source)
+    if report is not None and request.precision != "int8":
+        raise UsageError(f"--report is of INT8: a {precision} engine has none")
     if prepared is None:
         prepared = prepare(model, data, keypoints, held_out, progress)
-    return _Build(model, request, prepared, used, progress).run()
+    return _Build(model, request, prepared, used, progress, None if report is None else Path(report)).run()
 
 
 @dataclass(frozen=True)
@@ -180,6 +185,7 @@ class _Windows:
     windows: FloatArray
     key: str
     source: str
+    probes: Sequence[PoseSequence]  # motion with true poses, on which the cost of every layer is measured
 
 
 def _calibration(sequences: Sequence[PoseSequence], window: WindowSpec, source: str) -> _Windows:
@@ -192,7 +198,10 @@ def _calibration(sequences: Sequence[PoseSequence], window: WindowSpec, source: 
             f"give more with --calib"
         )
     windows = calibration_windows(sequences, window)
-    return _Windows(windows, windows_key(windows), source)
+    probes = sequences
+    if any(sequence.poses is None for sequence in sequences):
+        probes = load_sequences(split="train", skeleton=sequences[0].skeleton)
+    return _Windows(windows, windows_key(windows), source, probes)
 
 
 class _Build:
@@ -205,6 +214,7 @@ class _Build:
         prepared: Prepared,
         calibration: _Windows | None,
         progress: Progress,
+        report: Path | None = None,
     ) -> None:
         self.model = model
         self.request = request
@@ -212,21 +222,27 @@ class _Build:
         self.calibration = calibration
         self.window = model.lifter.window
         self.tell = progress
+        self.report = report
 
     def run(self) -> Bundle:
         """Every step, in order."""
         from pstmo_edge.builders import BUILDERS
 
         builder = BUILDERS[self.request.backend]()
-        keep_float: tuple[str, ...] = ()
-        if self.calibration is None:
+        method, keep_float = "none", ()
+        if self.request.precision not in ("fp32", "int8"):
+            built, after, method, keep_float = self._format()
+        elif self.calibration is None:
             built = builder.build_float(self.prepared.source)
             after = self._measure(built, "measuring the engine")
             self._check_drop(after)
         else:
-            built, after, keep_float = self._quantize(builder, self.calibration.windows)
+            built, after, plan, chosen = self._quantize(builder, self.calibration)
+            method, keep_float = plan.settings.describe(), chosen.left_in_float
+            if self.report is not None:
+                self._write_report(built, plan, chosen)
         self.tell("writing the bundle", 0, 0)
-        manifest = self._manifest(built, builder.method, keep_float, after)
+        manifest = self._manifest(built, method, keep_float, after)
         return write_bundle(self.request.out, manifest, built.artifacts, force=self.request.force)
 
     def _measure(self, built: Built, text: str) -> Evaluation | None:
@@ -234,41 +250,52 @@ class _Build:
             return None
         return _measured(built.session.run, self.prepared.held_out, self.window, text, self.tell)
 
-    def _quantize(self, builder: Builder, windows: FloatArray) -> tuple[Built, Evaluation | None, tuple[str, ...]]:
-        """INT8, with as many of the most sensitive layers in float as the limit on the error asks for."""
-        source, target = self.prepared.source, self.request.target
-        ends = self.model.lifter.ends
-        keep_float = list(ends)
-        waiting: list[str] | None = None
-        while True:
-            self.tell(f"calibrating on {len(windows)} windows, {len(keep_float)} layers stay in float", 0, 0)
-            built = builder.build_int8(source, windows, target, keep_float)
+    def _format(self) -> tuple[Built, Evaluation | None, str, tuple[str, ...]]:
+        """Another format than fp32 and INT8: as it is, or refused."""
+        from pstmo_edge.format_builders import METHODS, build_format, left_in_float
+
+        request, source = self.request, self.prepared.source
+        keep_float = left_in_float(request.precision, self.model.lifter.ends)
+        windows = None if self.calibration is None else self.calibration.windows
+        self.tell(f"making the {request.precision} engine", 0, 0)
+        built = build_format(request.backend, source, request.precision, windows, keep_float)
+        after = self._measure(built, f"measuring the {request.precision} engine")
+        self._check_drop(after)
+        return built, after, METHODS.get(request.precision, "none"), keep_float
+
+    def _quantize(self, builder: Builder, used: _Windows) -> tuple[Built, Evaluation | None, Plan, Quantized]:
+        """INT8 in the layers that save most time within the limit on the error."""
+        from pstmo_edge.calib.plan import make_plan
+
+        source, request = self.prepared.source, self.request
+        probes = None if self.prepared.before is None else used.probes
+        plan = make_plan(self.model, source.graph, used.windows, request.target, probes, self.tell)
+        after = None
+        for mix in plan.mixes(request.max_drop_mm, ends_in_float=builder.ends_in_float):
+            quantized = plan.quantized(mix)
+            self.tell(f"building the engine, {len(quantized.left_in_float)} layers stay in float", 0, 0)
+            built = builder.build_int8(source, quantized.graph)
             after = self._measure(built, "measuring the INT8 engine")
-            if self._drop(after) <= self.request.max_drop_mm:
-                return built, after, tuple(keep_float)
-            if waiting is None:
-                waiting = self._ranked(windows, keep_float)
-            if not waiting:
-                self._check_drop(after)
-            # Doubling keeps the number of attempts at the logarithm of the number of layers.
-            count = max(1, len(keep_float) - len(ends))
-            keep_float, waiting = keep_float + waiting[:count], waiting[count:]
+            if self._drop(after) <= request.max_drop_mm:
+                return built, after, plan, quantized
+        self._check_drop(after)
+        raise AccuracyError(
+            f"no layer can run in INT8 without raising the error by more than {request.max_drop_mm:g} mm: choose "
+            f"--precision fp32 or raise --max-drop-mm"
+        )
 
-    def _ranked(self, windows: FloatArray, known: Sequence[str]) -> list[str]:
-        """The layers not in `known`, dearest first."""
-        from pstmo_edge.calib.sensitivity import layer_costs
-        from pstmo_edge.graph import weighted_layers
+    def _write_report(self, built: Built, plan: Plan, chosen: Quantized) -> None:
+        from pstmo_edge.backends.torch import TorchSession
+        from pstmo_edge.calib.report import make_report, write_report
 
-        graph = self.prepared.source.graph
-        layers = [name for name in weighted_layers(graph) if name not in known]
-        done = 0
-
-        def advance() -> None:
-            nonlocal done
-            done += 1
-            self.tell("INT8 costs more than the limit: measuring what each layer costs", done, len(layers))
-
-        return list(layer_costs(graph, windows, self.request.target, layers, advance))
+        assert self.report is not None
+        lifter, request, prepared = self.model.lifter, self.request, self.prepared
+        self.tell("measuring the report", 0, 0)
+        title = f"{lifter.name}, {lifter.frames} frames: INT8 for {request.target.name} on {request.backend}"
+        data = f"{prepared.data}, test split, {prepared.keypoints} keypoints"
+        engines = TorchSession(self.model).run, built.session.run
+        made = make_report(title, data, plan, chosen, engines, prepared.held_out, self.window)
+        write_report(made, self.report, force=request.force)
 
     def _drop(self, after: Evaluation | None) -> float:
         before = self.prepared.before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,6 +63,7 @@ Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the runtime
 
 def main() -> None:
     """Run the command line: a user's mistake is one line on standard error and exit status 1 or 2."""
+    warnings.showwarning = lambda message, *_: print(f"pstmo-edge: warning: {message}", file=sys.stderr)
     try:
         status = app(standalone_mode=False)
     except PstmoEdgeError as error:
@@ -111,8 +113,13 @@ def build(
     calib: Data = "cmu-mocap",
     keypoints: Keypoints = "gt",
     max_drop_mm: Annotated[float, typer.Option(help="How much INT8 may raise the MPJPE, millimetres.")] = 1.0,
-    target: Annotated[str, typer.Option(help="auto, x86-avx2, x86-vnni, arm64-dotprod or generic.")] = "auto",
+    target: Annotated[
+        str, typer.Option(help="auto (this machine), x86-avx2, x86-vnni, arm64-dotprod, generic or tensorrt.")
+    ] = "auto",
     out: Annotated[Path, typer.Option(help="The folder to write.")] = ENGINE,
+    report: Annotated[
+        Path | None, typer.Option(help="A folder for what INT8 does to the error, by layer, joint and action.")
+    ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -128,7 +135,9 @@ def build(
     lifter = pe.load_model(model, frames, checkpoint, t_downsample=t_downsample, trained_on=trained_on)
     lifter = pe.emitting(lifter, emit)
     with console.progress_bar() as bar:
-        bundle = pe.build(lifter, precision, backend, out=out, data=calib, keypoints=keypoints, progress=bar, **options)
+        bundle = pe.build(
+            lifter, precision, backend, out=out, data=calib, keypoints=keypoints, report=report, progress=bar, **options
+        )
     if as_json:
         _print_json(bundle.manifest.model_dump(mode="json"))
         return

@@ -64,6 +64,16 @@ def mpjve(predicted: FloatArray, target: FloatArray) -> float:
     return float(joint_errors(np.diff(predicted, axis=0), np.diff(target, axis=0)).mean())
 
 
+def acceleration_error(predicted: FloatArray, target: FloatArray) -> float:
+    """Mean per-joint acceleration error of one sequence (L, J, 3), millimetres a frame squared: what is seen as jitter.
+
+    Source: Kanazawa et al., "Learning 3D human dynamics from video", CVPR 2019, section 6.1, by frames.
+    """
+    if len(predicted) < 3:
+        return 0.0
+    return float(joint_errors(np.diff(predicted, 2, axis=0), np.diff(target, 2, axis=0)).mean())
+
+
 def pck(predicted: FloatArray, target: FloatArray, threshold_mm: float = 150.0) -> float:
     """Percentage of joints within `threshold_mm` (MPI-INF-3DHP)."""
     return float((joint_errors(predicted, target) < threshold_mm).mean() * 100)

@@ -7,6 +7,7 @@ import pstmo_edge as pe
 from pstmo_edge import building
 from pstmo_edge.backends.torch import TorchSession
 from pstmo_edge.bundle import open_bundle
+from pstmo_edge.calib import plan
 from pstmo_edge.calib.windows import calibration_windows
 from pstmo_edge.errors import AccuracyError, BackendError, DataError, UsageError
 from pstmo_edge.models.zoo import MODELS
@@ -39,7 +40,7 @@ def test_every_backend_builds_and_opens(backend, precision, small_model, small_p
     assert manifest.accuracy.before.mpjpe_mm == pytest.approx(small_prepared.before.mpjpe_mm)
     if precision == "int8":
         assert manifest.precision.int8_share >= 0.8
-        assert set(MODELS["p-stmo-s"].ends) <= set(manifest.precision.left_in_float)
+        assert MODELS["p-stmo-s"].ends[1] in manifest.precision.left_in_float  # no bound is worth its speed
         assert manifest.calibration.windows == 256
     else:
         assert manifest.precision.int8_share == 0
@@ -108,43 +109,75 @@ def test_the_limit_on_the_error_holds_for_emitted_frames(emitting_prepared, shor
     assert list(tmp_path.iterdir()) == []
 
 
-def test_too_large_a_drop_is_mended_by_leaving_the_worst_layers_in_float(
+def above(small_prepared, drop):
+    """An evaluation whose error is `drop` above the float model's."""
+    return building.Evaluation(**{**small_prepared.before.to_dict(), "mpjpe_mm": small_prepared.before.mpjpe_mm + drop})
+
+
+def test_too_large_a_drop_is_mended_by_leaving_more_layers_in_float(
     small_model, small_prepared, short_sequences, tmp_path, monkeypatch
 ):
-    ranked = ["Transformer.model.layers.2.feed_forward.w_2", "encoder.layers.0.w1", "encoder.fc_2"]
-    monkeypatch.setattr("pstmo_edge.calib.sensitivity.layer_costs", lambda *_: dict.fromkeys(ranked, 1.0))
-    measured = building._measured
-    calls = []
+    drops = iter([2.0, 1.5, 0.5])
+    monkeypatch.setattr(building, "_measured", lambda *_: above(small_prepared, next(drops)))
+    tried = []
+    choose = plan.choose_mix
 
-    def costly(predict, sequences, window, text, tell):
-        """As if all but the engine with three more layers in float lost two millimetres."""
-        found = measured(predict, sequences, window, text, tell)
-        calls.append(text)
-        return building.Evaluation(
-            **{**found.to_dict(), "mpjpe_mm": small_prepared.before.mpjpe_mm + (2.0 if len(calls) < 3 else 0.5)}
-        )
+    def watched(found, times, bound, always_float):
+        mix = choose(found, times, 1000.0 * bound, always_float)  # random weights cost tens of millimetres
+        tried.append((bound, mix))
+        return mix
 
-    monkeypatch.setattr(building, "_measured", costly)
+    monkeypatch.setattr(plan, "choose_mix", watched)
     bundle = pe.build(small_model, "int8", calibration=short_sequences, out=tmp_path / "e", prepared=small_prepared)
-    assert bundle.manifest.precision.left_in_float == (*MODELS["p-stmo-s"].ends, ranked[0], ranked[1])
+    assert [bound for bound, _ in tried] == [1.0, 0.5, 0.25]
+    counts = [len(mix.integers) for _, mix in tried]
+    assert counts[0] > counts[-1] > 0
     precisions = {layer.name: layer.precision for layer in bundle.manifest.precision.layers}
-    assert precisions[ranked[0]] == precisions[ranked[1]] == "fp32"
-    assert precisions[ranked[2]] == "int8"
+    assert {name for name, precision in precisions.items() if precision == "int8"} == set(tried[-1][1].integers)
+    assert "fcn.1" in bundle.manifest.precision.left_in_float
     assert bundle.manifest.accuracy.drop_mm == pytest.approx(0.5)
 
 
 def test_a_drop_that_cannot_be_mended_is_refused(small_model, small_prepared, short_sequences, tmp_path, monkeypatch):
-    monkeypatch.setattr("pstmo_edge.calib.sensitivity.layer_costs", lambda *_: {})
-    monkeypatch.setattr(
-        building,
-        "_measured",
-        lambda *_: building.Evaluation(
-            **{**small_prepared.before.to_dict(), "mpjpe_mm": small_prepared.before.mpjpe_mm + 3}
-        ),
-    )
+    monkeypatch.setattr(building, "_measured", lambda *_: above(small_prepared, 3.0))
+    choose = plan.choose_mix
+    monkeypatch.setattr(plan, "choose_mix", lambda found, times, bound, ends: choose(found, times, 1000 * bound, ends))
     with pytest.raises(AccuracyError, match=r"by 3\.00 mm .* above the limit of 1: .*--precision fp32"):
         pe.build(small_model, "int8", calibration=short_sequences, out=tmp_path / "e", prepared=small_prepared)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_limit_within_which_no_layer_fits_is_refused(small_model, small_prepared, short_sequences, tmp_path):
+    with pytest.raises(AccuracyError, match=r"no layer can run in INT8 .* more than 0 mm: choose --precision fp32"):
+        pe.build(
+            small_model, "int8", calibration=short_sequences, out=tmp_path / "e", prepared=small_prepared,
+            max_drop_mm=0.0,
+        )  # fmt: skip
+
+
+def test_a_report_is_of_int8(small_model, tmp_path):
+    with pytest.raises(UsageError, match="--report is of INT8"):
+        pe.build(small_model, "fp32", out=tmp_path / "e", report=tmp_path / "report")
+
+
+def test_a_report_shows_layers_joints_actions_and_jitter(small_model, small_prepared, short_sequences, tmp_path):
+    folder = tmp_path / "report"
+    bundle = pe.build(
+        small_model, "int8", calibration=short_sequences, out=tmp_path / "e", prepared=small_prepared,
+        max_drop_mm=1000.0, report=folder,
+    )  # fmt: skip
+    found = json.loads((folder / "quantization.json").read_text())
+    assert {row["name"] for row in found["layers"]} == {
+        layer.name for layer in bundle.manifest.precision.layers if not layer.name.startswith("product")
+    }
+    assert len(found["after"]["joints"]) == 17
+    change = found["after"]["mpjpe_mm"] - found["before"]["mpjpe_mm"]
+    assert change == pytest.approx(np.mean([found["after"]["joints"][name] - error
+                                            for name, error in found["before"]["joints"].items()]))  # fmt: skip
+    assert found["before"]["jitter_mm"] > 0
+    page = (folder / "quantization.html").read_text()
+    assert all(name in page for name in ("RWrist", "encoder.fc_2", "jitter"))
+    assert (folder / "layers.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_an_existing_folder_is_refused_before_any_work(small_model, tmp_path):
