@@ -11,10 +11,12 @@ import numpy as np
 
 from pstmo_edge.arrays import FloatArray
 from pstmo_edge.errors import BackendError
-from pstmo_edge.graph import layer_precisions
+from pstmo_edge.graph import layer_nodes, layer_precisions
 from pstmo_edge.manifest import LayerPrecision, Precision
 
 if TYPE_CHECKING:
+    import onnx
+
     from pstmo_edge.builders import Built, Source
 
 # How the scales of a calibrated format are found, for its manifest.
@@ -26,9 +28,9 @@ METHODS: dict[str, str] = {
 _KEEP_ENDS = ("bf16", "fp8", "w4")  # the other formats cost nothing at the ends of the network
 
 
-def left_in_float(precision: Precision, ends: tuple[str, ...]) -> tuple[str, ...]:
-    """Which of the layers that enter and leave the network stay in float32."""
-    return ends if precision in _KEEP_ENDS else ()
+def left_in_float(backend: str, precision: Precision, ends: tuple[str, ...]) -> tuple[str, ...]:
+    """Which of the layers that enter and leave the network stay in float32; OpenVINO's bf16 takes all."""
+    return ends if backend == "onnxruntime" and precision in _KEEP_ENDS else ()
 
 
 def build_format(
@@ -85,9 +87,9 @@ def _openvino(source: Source, precision: Precision) -> Built:
         artifacts = {name: (Path(folder) / name).read_bytes() for name in (ARTIFACT, WEIGHTS)}
     model = ov.Core().read_model(artifacts[ARTIFACT], artifacts[WEIGHTS])
     session = OpenVinoSession(model, compute="bf16" if precision == "bf16" else "f32")
-    found = session.layer_precisions()
+    found, adds = session.layer_precisions(), _additions(source.graph)
     layers = tuple(
-        layer.model_copy(update={"precision": found.get(layer.name, "fp32")})
+        layer.model_copy(update={"precision": found.get(layer.name) or found.get(adds.get(layer.name, ""), "fp32")})
         for layer in layer_precisions(source.graph)
     )
     if precision == "fp16":
@@ -95,6 +97,12 @@ def _openvino(source: Source, precision: Precision) -> Built:
     if not any(layer.precision == "bf16" for layer in layers):
         raise BackendError("OpenVINO computes nothing in bf16 on this CPU: choose --precision fp16 or fp32")
     return Built(artifacts, session, layers)
+
+
+def _additions(graph: onnx.ModelProto) -> dict[str, str]:
+    """The node that adds the bias behind a layer, by the layer: OpenVINO calls the two by that node's name."""
+    behind = {name: node.name for node in graph.graph.node if node.op_type == "Add" for name in node.input}
+    return {node.name: behind[node.output[0]] for node in layer_nodes(graph) if node.output[0] in behind}
 
 
 def _torch_fp16(source: Source) -> Built:

@@ -9,8 +9,8 @@ from pstmo_edge.bundle import Bundle
 from pstmo_edge.errors import BackendError
 from pstmo_edge.manifest import Precision
 
-# What OpenVINO's CPU plugin calls its matrix products and convolutions.
-_PRODUCTS = ("FullyConnected", "MatMul", "Convolution")
+# What OpenVINO's CPU plugin calls its matrix products and convolutions; attention is a subgraph.
+_PRODUCTS = ("FullyConnected", "MatMul", "Convolution", "Subgraph")
 _EXECUTED: dict[str, Precision] = {"u8": "int8", "i8": "int8", "bf16": "bf16", "f16": "fp16"}
 ARTIFACT, WEIGHTS = "model.xml", "model.bin"
 
