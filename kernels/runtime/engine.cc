@@ -37,7 +37,7 @@ class Engine::State {
       windows_.push_back(forward_.new_window(*memory_));
       scratch_.push_back(forward_.new_scratch(*memory_));
     }
-    claims_ = std::make_unique<std::atomic<int>[]>(static_cast<size_t>(forward_.stages()));
+    stages_ = std::make_unique<Stage[]>(static_cast<size_t>(forward_.stages()));
   }
 
   // As many windows at once as there are threads; those left over, all threads together, one by one.
@@ -57,7 +57,7 @@ class Engine::State {
 
   void infer_together(const Source& source, float* pose) noexcept {
     source_ = source, poses_ = pose;
-    for (int stage = 0; stage < forward_.stages(); ++stage) claims_[stage].store(0, std::memory_order_relaxed);
+    for (int stage = 0; stage < forward_.stages(); ++stage) stages_[stage].claimed = stages_[stage].done = 0;
     pool_.run([](void* self, int thread) { static_cast<State*>(self)->run_together(thread); }, this);
   }
 
@@ -71,6 +71,12 @@ class Engine::State {
   void set_profile(Profile* profile) { scratch_[0].profile = profile; }
 
  private:
+  // How many of a stage's blocks were taken and how many are done. A helper that comes late may claim beyond the last.
+  struct Stage {
+    std::atomic<int> claimed{0};
+    std::atomic<int> done{0};
+  };
+
   ptrdiff_t frame_floats() const { return 2 * network_.config.joints; }
   ptrdiff_t pose_floats() const { return 3 * network_.config.joints; }
 
@@ -89,15 +95,16 @@ class Engine::State {
     }
   }
 
+  // A stage's blocks go to whoever claims them, and the next stage begins when all are done.
   void run_together(int thread) noexcept {
-    for (int stage = 0; stage < forward_.stages(); ++stage) {
-      const int blocks = blocks_of(stage, pool_.size());
-      for (;;) {
-        const int block = claims_[stage].fetch_add(1, std::memory_order_relaxed);
-        if (block >= blocks) break;
-        run_block(stage, block, blocks, source_, 0, thread, poses_);
+    for (int number = 0; number < forward_.stages(); ++number) {
+      Stage& stage = stages_[number];
+      const int blocks = blocks_of(number, pool_.size());
+      for (int block; (block = stage.claimed.fetch_add(1)) < blocks;) {
+        run_block(number, block, blocks, source_, 0, thread, poses_);
+        stage.done.fetch_add(1);
       }
-      pool_.wait_for_all();
+      ThreadPool::wait_until(stage.done, blocks);
     }
   }
 
@@ -116,7 +123,7 @@ class Engine::State {
   Forward forward_;
   std::vector<Window> windows_;
   std::vector<Scratch> scratch_;
-  std::unique_ptr<std::atomic<int>[]> claims_;  // blocks taken, by stage
+  std::unique_ptr<Stage[]> stages_;
   // The work at hand.
   Source source_;
   const float* keypoints_ = nullptr;

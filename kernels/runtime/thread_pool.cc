@@ -17,24 +17,12 @@ void relax() {
 #endif
 }
 
-// Spins, and gives way to others where it lasts: they may be what is waited for.
-template <typename Condition>
-void spin_until(Condition condition) {
-  for (int i = 0; !condition(); ++i) {
-    if (i < kSpins) {
-      relax();
-    } else {
-      std::this_thread::yield();
-    }
-  }
-}
-
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) {
-  workers_.reserve(static_cast<size_t>(threads > 1 ? threads - 1 : 0));
+  helpers_.reserve(static_cast<size_t>(threads > 1 ? threads - 1 : 0));
   try {
-    for (int thread = 1; thread < threads; ++thread) workers_.emplace_back([this, thread] { work(thread); });
+    for (int thread = 1; thread < threads; ++thread) helpers_.emplace_back([this, thread] { work(thread); });
   } catch (...) {
     stop();
     throw;
@@ -46,54 +34,57 @@ ThreadPool::~ThreadPool() { stop(); }
 void ThreadPool::stop() noexcept {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    stopping_ = true;
-    runs_.fetch_add(1, std::memory_order_release);
+    stopping_.store(true);
+    runs_.fetch_add(1);
   }
   wake_.notify_all();
-  for (std::thread& worker : workers_) worker.join();
-  workers_.clear();
+  for (std::thread& helper : helpers_) helper.join();
+  helpers_.clear();
 }
 
+// Two pairs of orders matter, and all four accesses of each are sequentially consistent: a helper says that it is
+// inside before it looks whether the run is open, and the caller closes the run before it looks who is inside; a helper
+// says that it sleeps before it looks for a new run, and the caller makes the new run before it looks who sleeps.
 void ThreadPool::run(Task task, void* context) noexcept {
-  if (!workers_.empty()) {
-    task_ = task, context_ = context;
-    busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-    // In this order with `asleep_` in work: either we see the sleeper, or it sees the new run before it sleeps.
-    runs_.fetch_add(1, std::memory_order_seq_cst);
-    if (asleep_.load(std::memory_order_seq_cst) > 0) {
-      {
-        const std::lock_guard<std::mutex> lock(mutex_);
-      }
-      wake_.notify_all();
+  if (helpers_.empty()) return task(context, 0);
+  task_ = task, context_ = context;
+  open_.store(true);
+  runs_.fetch_add(1);
+  if (asleep_.load() > 0) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
     }
+    wake_.notify_all();
   }
   task(context, 0);
-  spin_until([this] { return busy_.load(std::memory_order_acquire) == 0; });
+  open_.store(false);
+  wait_until(inside_, 0);
 }
 
-void ThreadPool::wait_for_all() noexcept {
-  const unsigned meeting = meetings_.load(std::memory_order_relaxed);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size()) {
-    arrived_.store(0, std::memory_order_relaxed);
-    meetings_.store(meeting + 1, std::memory_order_release);
-  } else {
-    spin_until([&] { return meetings_.load(std::memory_order_acquire) != meeting; });
+void ThreadPool::wait_until(const std::atomic<int>& count, int target) noexcept {
+  for (int i = 0; count.load() != target; ++i) {
+    if (i < kSpins) {
+      relax();
+    } else {
+      std::this_thread::yield();  // a thread without a core may be what is waited for
+    }
   }
 }
 
 void ThreadPool::work(int thread) noexcept {
   for (unsigned seen = 0;;) {
-    for (int i = 0; i < kSpins && runs_.load(std::memory_order_acquire) == seen; ++i) relax();
-    if (runs_.load(std::memory_order_acquire) == seen) {
+    for (int i = 0; i < kSpins && runs_.load() == seen; ++i) relax();
+    if (runs_.load() == seen) {
       std::unique_lock<std::mutex> lock(mutex_);
-      asleep_.fetch_add(1, std::memory_order_seq_cst);
-      wake_.wait(lock, [&] { return runs_.load(std::memory_order_seq_cst) != seen; });
-      asleep_.fetch_sub(1, std::memory_order_relaxed);
+      asleep_.fetch_add(1);
+      wake_.wait(lock, [&] { return runs_.load() != seen; });
+      asleep_.fetch_sub(1);
     }
-    ++seen;
-    if (stopping_) return;
-    task_(context_, thread);
-    busy_.fetch_sub(1, std::memory_order_release);
+    seen = runs_.load();
+    if (stopping_.load()) return;
+    inside_.fetch_add(1);
+    if (open_.load()) task_(context_, thread);
+    inside_.fetch_sub(1);
   }
 }
 
