@@ -64,8 +64,9 @@ def competitors(model: Any, windows: FloatArray, isa: str, threads: int) -> tupl
     from pstmo_edge.backends.native import ProbeSession
     from pstmo_edge.backends.onnxruntime import OnnxRuntimeSession
     from pstmo_edge.backends.openvino import OpenVinoSession
-    from pstmo_edge.calib.onnx_qdq import quantize_onnx
-    from pstmo_edge.calib.openvino_ptq import quantize_openvino
+    from pstmo_edge.calib.calibrate import calibrate
+    from pstmo_edge.calib.qdq import quantized_graph
+    from pstmo_edge.calib.settings import settings_for
     from pstmo_edge.export import export_onnx, exportable
     from pstmo_edge.models.zoo import MODELS as ZOO
     from pstmo_edge.models.zoo import state_arrays
@@ -74,13 +75,13 @@ def competitors(model: Any, windows: FloatArray, isa: str, threads: int) -> tupl
 
     fused = exportable(model)
     graph, target, ends = export_onnx(fused), resolve_target(TARGETS[isa]), ZOO[model.lifter.name].ends
-    quantized = quantize_onnx(graph, windows, target, ends)
+    quantized = quantized_graph(graph, calibrate(fused, windows, settings_for(target, ends)))
     config, state = model.config, state_arrays(fused)
     native = {
         precision: ProbeSession(save(native_tensors(state, made)), config.frames, config.layers, threads, isa)
         for precision, made in (("fp32", None), ("int8", quantized))
     }
-    openvino = {"fp32": _openvino(graph), "int8": quantize_openvino(_openvino(graph), windows, target, ends)}
+    openvino = {"fp32": _openvino(graph), "int8": _openvino(quantized)}
     found = [
         Competitor("onnxruntime", "fp32", OnnxRuntimeSession(graph.SerializeToString(), threads).run),
         Competitor("onnxruntime", "int8", OnnxRuntimeSession(quantized.SerializeToString(), threads).run),

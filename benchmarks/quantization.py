@@ -45,7 +45,7 @@ from pstmo_edge.models.zoo import bundled_weights, load_model
 from pstmo_edge.targets import TARGETS
 from pstmo_edge.windows import WindowSource
 
-FRAMES_A_TAKE = 60  # neighbours in the middle of every take, so that jitter can be measured
+FRAMES_A_TAKE = 40  # neighbours in the middle of every take, so that jitter can be measured
 CALIBRATION = 256
 _OUTLIERS, _FACTOR = 4, 300.0  # channels of every norm, and how much larger they become
 

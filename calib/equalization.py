@@ -29,25 +29,32 @@ _PASSING = (
 )
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A layer, and the norm or layer that makes its input: in all of its channels, or in those from `start` on."""
+# P-STMO's spatial encoder adds what its block makes to the block's own input, so both share their factors.
+_BLOCK_MAKERS = ("encoder.fc_1", "encoder.layers.0.w2")
+_BLOCK_READERS = ("encoder.fc_2", "encoder.layers.0.w1")
 
-    layer: str
-    source: str
+
+@dataclass(frozen=True)
+class Place:
+    """Layers that read the same channels, and the norms or layers that make them, in the rows from `start` on."""
+
+    readers: tuple[str, ...]
+    makers: tuple[str, ...]
     start: int = 0
 
 
-def pairs(model: nn.Module, keypoints: Tensor) -> Iterator[Pair]:
+def places(model: nn.Module, keypoints: Tensor) -> Iterator[Place]:
     """Every place of a fused model where a factor can pass."""
     for layer, norm in normalised_layers(model, keypoints).items():
-        yield Pair(layer, norm)
+        yield Place((layer,), (norm,))
     names = {name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv1d)}
     for reader, maker, third in _PASSING:
         for layer in sorted(name for name in names if name.endswith(f".{reader}")):
             source = layer.removesuffix(reader) + maker
             if source in names:
-                yield Pair(layer, source, len(model.get_submodule(source).weight) // 3 * 2 if third else 0)
+                yield Place((layer,), (source,), len(model.get_submodule(source).weight) // 3 * 2 if third else 0)
+    if names.issuperset(_BLOCK_MAKERS + _BLOCK_READERS):
+        yield Place(_BLOCK_READERS, _BLOCK_MAKERS)
 
 
 def equalize(
@@ -59,23 +66,24 @@ def equalize(
     """
     chosen: dict[str, float] = {}
     with torch.no_grad():
-        for pair in pairs(model, keypoints):
-            if pair.layer in settings.keep_float:
+        for place in places(model, keypoints):
+            if place.readers[0] in settings.keep_float:
                 continue
-            channels = len(model.get_submodule(pair.source).weight) - pair.start
-            strength, factors = _best(seen[pair.layer], channels, settings)
+            channels = len(model.get_submodule(place.makers[0]).weight) - place.start
+            strength, factors = _best([seen[name] for name in place.readers], channels, settings)
             if strength is not None:
-                chosen[pair.layer] = strength
-                _move(model, pair, factors)
+                chosen |= dict.fromkeys(place.readers, strength)
+                _move(model, place, factors)
     return chosen
 
 
-def _move(model: nn.Module, pair: Pair, factors: Tensor) -> None:
-    source = model.get_submodule(pair.source)
-    for made in (source.weight[pair.start :], source.bias[pair.start :]):
-        made.div_(factors.view(-1, *[1] * (made.dim() - 1)))
-    columns = model.get_submodule(pair.layer).weight  # (N, taps x C), or a convolution's (N, C, taps)
-    columns.mul_(factors[:, None] if columns.dim() == 3 else factors.repeat(columns.shape[1] // len(factors)))
+def _move(model: nn.Module, place: Place, factors: Tensor) -> None:
+    for source in map(model.get_submodule, place.makers):
+        for made in (source.weight[place.start :], source.bias[place.start :]):
+            made.div_(factors.view(-1, *[1] * (made.dim() - 1)))
+    for reader in map(model.get_submodule, place.readers):
+        columns = reader.weight  # (N, taps x C), or a convolution's (N, C, taps)
+        columns.mul_(factors[:, None] if columns.dim() == 3 else factors.repeat(columns.shape[1] // len(factors)))
 
 
 def smoothing_factors(statistics: Statistics, strength: float, channels: int) -> Tensor:
@@ -87,11 +95,17 @@ def smoothing_factors(statistics: Statistics, strength: float, channels: int) ->
     return torch.where(usable, factors / factors[usable].log().mean().exp(), 1.0)
 
 
-def _best(statistics: Statistics, channels: int, settings: Settings) -> tuple[float | None, Tensor]:
-    tried = [(strength, smoothing_factors(statistics, strength, channels)) for strength in settings.smoothing]
+def _best(readers: list[Statistics], channels: int, settings: Settings) -> tuple[float | None, Tensor]:
+    tried = [(strength, smoothing_factors(readers[0], strength, channels)) for strength in settings.smoothing]
     if len(tried) == 1:
         return tried[0]
-    return min([(None, torch.ones(channels)), *tried], key=lambda each: expected_error(statistics, each[1], settings))
+
+    def error(choice: tuple[float | None, Tensor]) -> float:
+        """Relative to no equalization, so that no reader outweighs another."""
+        return sum(expected_error(each, choice[1], settings) / expected_error(each, none, settings) for each in readers)
+
+    none = torch.ones(channels)
+    return min([(None, none), *tried], key=error)
 
 
 def expected_error(statistics: Statistics, factors: Tensor, settings: Settings) -> float:

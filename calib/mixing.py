@@ -51,9 +51,16 @@ def modelled_times(
 
 
 def choose_mix(
-    found: Sensitivity, times: Mapping[str, LayerTime], max_drop_mm: float, always_float: Collection[str] = ()
+    found: Sensitivity,
+    times: Mapping[str, LayerTime],
+    max_drop_mm: float,
+    always_float: Collection[str] = (),
+    max_jitter_percent: float | None = None,
 ) -> Mix:
     """The layers whose INT8 saves most time while their expected costs add up to no more than `max_drop_mm`.
+
+    With `max_jitter_percent`, the jitter to reckon with also rises by no more than that: independent tremblings add up
+    by their squares.
 
     A knapsack, solved exactly but for rounding costs up to a 2000th of the bound. Layers that save no time stay in
     float, and so do those that would spend more of the bound than they are worth: what costs p per cent of it must
@@ -70,17 +77,22 @@ def choose_mix(
         and times[name].saved > 0
         and times[name].saved / total >= _WORTH * (cost / max_drop_mm if max_drop_mm else 0)
     ]
-    chosen = _knapsack([(costs[name], times[name].saved) for name in usable], max_drop_mm)
+    shares = {name: costs[name] / max_drop_mm if max_drop_mm else 0.0 for name in usable}
+    if max_jitter_percent is not None:
+        spare = found.jitter_mm**2 * ((1 + max_jitter_percent / 100) ** 2 - 1)
+        jitters = {layer.name: layer.jitter_mm**2 for layer in found.layers}
+        usable = [name for name in usable if jitters[name] <= spare]
+        # The larger share of the two bounds: where these add up to 1, both hold.
+        shares = {name: max(shares[name], jitters[name] / spare if spare else 0.0) for name in usable}
+    chosen = _knapsack([(shares[name], times[name].saved) for name in usable])
     integers = tuple(name for name, taken in zip(usable, chosen, strict=True) if taken)
     spent = sum(times[name].saved for name in integers)
     return Mix(integers, sum(costs[name] for name in integers), (total - spent) / total if total else 1.0)
 
 
-def _knapsack(items: list[tuple[float, float]], bound: float) -> list[bool]:
-    """Which (cost, value) items fit into the bound with the greatest value."""
-    if not items:
-        return []
-    sizes = [int(np.ceil(cost / bound * _STEPS)) if bound else (0 if cost == 0 else _STEPS + 1) for cost, _ in items]
+def _knapsack(items: list[tuple[float, float]]) -> list[bool]:
+    """Which (cost, value) items have the greatest value while their costs add up to no more than 1."""
+    sizes = [int(np.ceil(cost * _STEPS - 1e-9)) for cost, _ in items]
     best = np.zeros(_STEPS + 1)
     taken = np.zeros((len(items), _STEPS + 1), bool)
     for number, (size, (_, value)) in enumerate(zip(sizes, items, strict=True)):

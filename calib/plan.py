@@ -53,14 +53,17 @@ class Plan:
     ends: tuple[str, ...]
     found: Sensitivity | None
 
-    def mixes(self, max_drop_mm: float, *, ends_in_float: bool) -> Iterator[Mix]:
+    def mixes(
+        self, max_drop_mm: float, *, ends_in_float: bool, max_jitter_percent: float | None = None
+    ) -> Iterator[Mix]:
         """Mixes to try in turn, until an engine's measured error is within the bound: ever fewer layers in INT8."""
         if self.found is None:  # weights that mean nothing: all but the ends, to measure the speed
             yield Mix(tuple(name for name in self.emulated.layers if name not in self.ends), 0.0, 1.0)
             return
         last: tuple[str, ...] | None = None
         for attempt in range(_ATTEMPTS):
-            mix = choose_mix(self.found, self.times, max_drop_mm * 0.5**attempt, self.ends if ends_in_float else ())
+            ends = self.ends if ends_in_float else ()
+            mix = choose_mix(self.found, self.times, max_drop_mm * 0.5**attempt, ends, max_jitter_percent)
             if mix.integers and mix.integers != last:
                 yield mix
             last = mix.integers

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from pstmo_edge.arrays import FloatArray
 from pstmo_edge.calib.emulation import EmulatedModel
 from pstmo_edge.calib.observers import Progress, silent
-from pstmo_edge.metrics import mpjpe
+from pstmo_edge.metrics import MM, mpjpe
 from pstmo_edge.models.interception import intercepted
 
 _BATCH_TOKENS = 4096  # the outputs of all layers are kept for one batch: about 250 MB for P-STMO-S
@@ -27,22 +27,29 @@ class LayerCost:
 
     With this layer alone in INT8, `moved_mm` is how far poses move from the float model's and `cost_mm` how much the
     MPJPE rises; `gain_mm` is by how much poses come nearer to the float model's when it alone is left in float.
+    `jitter_mm` is the acceleration of that movement over three neighbouring frames, root mean square, a frame squared:
+    what the layer adds to a pose's trembling.
     """
 
     name: str
     moved_mm: float
     cost_mm: float
     gain_mm: float
+    jitter_mm: float = 0.0
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What all layers cost, dearest first, beside the whole: `error_mm` of the float model, `moved_mm` of all INT8."""
+    """What all layers cost, dearest first, beside the whole: `error_mm` of the float model, `moved_mm` of all INT8.
+
+    `jitter_mm` is the float model's own acceleration error, root mean square, by which that of layers is judged.
+    """
 
     layers: tuple[LayerCost, ...]
     error_mm: float
     moved_mm: float
     windows: int
+    jitter_mm: float = 0.0
 
     def expected_mm(self, layer: LayerCost) -> float:
         """What to reckon with for one layer: its measured cost, and not less than what its movement costs on average.
@@ -67,7 +74,8 @@ def sensitivity(
 ) -> Sensitivity:
     """The cost of every integer layer, on windows (N, T, 17, C) with true poses (N, 17, 3), or (N, K, 17, 3).
 
-    The outputs of the layers before the one in question are those of one forward, so only what comes after is computed.
+    Every three windows in turn are of neighbouring frames (`unseen_windows`). The outputs of the layers before the one
+    in question are those of one forward, so only what comes after is computed.
     """
     layers = list(emulated.layers)
     alone: dict[str, list[FloatArray]] = {name: [] for name in layers}
@@ -93,10 +101,12 @@ def sensitivity(
             moved_mm=_mean(np.concatenate(alone[name]), base),
             cost_mm=_mean(np.concatenate(alone[name]), poses) - error,
             gain_mm=moved - _mean(np.concatenate(freed[name]), base),
+            jitter_mm=_acceleration(np.concatenate(alone[name]) - base),
         )
         for name in layers
     ]
-    return Sensitivity(tuple(sorted(costs, key=lambda cost: -cost.moved_mm)), error, moved, len(windows))
+    ranked = tuple(sorted(costs, key=lambda cost: -cost.moved_mm))
+    return Sensitivity(ranked, error, moved, len(windows), _acceleration(base - poses))
 
 
 class _Pass:
@@ -133,6 +143,12 @@ class _Pass:
         with intercepted(self.emulated.model, intercept):
             poses: FloatArray = self.emulated.model(batch).numpy()
         return poses
+
+
+def _acceleration(moved: FloatArray) -> float:
+    """Root mean square over joints of the second difference of every three windows, millimetres a frame squared."""
+    threes = moved[: len(moved) // 3 * 3].reshape(-1, 3, *moved.shape[1:])
+    return float(np.sqrt(np.square(np.diff(threes, 2, axis=1)).sum(-1).mean())) * MM
 
 
 def _mean(found: FloatArray, target: FloatArray) -> float:

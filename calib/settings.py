@@ -186,8 +186,8 @@ def settings_for(target: Target, keep_float: tuple[str, ...] = ()) -> Settings:
     """What a build for this target uses unless told otherwise: the method that loses least (docs/quantization.md)."""
     return Settings(
         Weights(target.weight_bits, rounding=Rounding.GPTQ),
-        Activations(symmetric=target.symmetric_activations),
-        smoothing=(0.25, 0.5, 0.75, 1.0),
+        Activations(symmetric=target.symmetric_activations, observer=MeanSquaredError()),
+        smoothing=(0.35, 0.5, 0.65, 0.8),
         bias_correction=True,
         keep_float=keep_float,
     )

@@ -17,7 +17,7 @@ from pstmo_edge.windows import WindowSource, WindowSpec
 
 DEFAULT_WINDOWS = 256
 LEAST_WINDOWS = 16
-_CANDIDATES = 16  # for every window that is chosen
+_CANDIDATES = 64  # for every window that is chosen
 _STILL = 1e-6  # of the image's half width: joints that move less in a whole sequence do not move
 
 
@@ -68,21 +68,28 @@ def windows_key(windows: FloatArray) -> str:
 def unseen_windows(
     sequences: Sequence[PoseSequence], spec: WindowSpec, count: int, seen: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Up to `count` windows (N, T, 17, C) at even distances that are not among the `seen`, with their true poses.
+    """Up to `count` windows (N, T, 17, C) that are not among the `seen`, with their true poses.
 
-    The poses are those the model puts out: (N, 17, 3), or (N, K, 17, 3) where it emits K frames a window. Raises
-    DataError where the sequences have none.
+    They come in threes of neighbouring frames, at even distances, so that jitter shows. The poses are those the model
+    puts out: (N, 17, 3), or (N, K, 17, 3) where it emits K frames a window. Raises DataError where the sequences have
+    none.
     """
     source = WindowSource([sequence.inputs(spec.channels) for sequence in sequences], spec)
     poses = np.concatenate([sequence.true_poses() for sequence in sequences])
-    targets = ((np.arange(2 * count) + 0.25) * len(source) / (2 * count)).astype(int)
-    frames, inside = source.emitted(targets)
-    windows = source.gather(targets).astype(np.float32)
+    firsts = ((np.arange(count) + 0.25) * (len(source) - 2) / count).astype(int)
+    targets = firsts[:, None] + np.arange(3)
+    frames, inside = source.emitted(targets.ravel())
+    frames, inside = frames.reshape(*targets.shape, -1), inside.reshape(len(targets), -1).all(1)
+    inside &= source.ends[targets[:, 0]] == source.ends[targets[:, 2]]  # of one sequence
     known = {window.tobytes() for window in seen}
-    new = np.array([window.tobytes() not in known for window in windows]) & inside.all(1)
-    kept = np.flatnonzero(new)[:: max(1, new.sum() // count)][:count]
-    found = poses[frames[kept]]
-    return windows[kept], (found if spec.emitted else found[:, 0]).astype(np.float32)
+    windows = source.gather(targets.ravel()).astype(np.float32)
+    new = np.array([window.tobytes() not in known for window in windows]).reshape(targets.shape).all(1)
+    kept = np.flatnonzero(inside & new)
+    wanted = max(1, count // 3)
+    kept = kept[np.unique(np.linspace(0, len(kept) - 1, min(wanted, len(kept))).astype(int))]
+    found = poses[frames[kept]].reshape(3 * len(kept), -1, *poses.shape[1:]).astype(np.float32)
+    chosen = windows.reshape(*targets.shape, *windows.shape[1:])[kept].reshape(-1, *windows.shape[1:])
+    return chosen, found if spec.emitted else found[:, 0]
 
 
 def check_handedness(poses: FloatArray, skeleton: str) -> None:

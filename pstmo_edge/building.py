@@ -57,6 +57,7 @@ class Request:
     target: Target
     max_drop_mm: float
     force: bool
+    max_jitter_percent: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, before minutes are spent on it."""
@@ -71,6 +72,8 @@ class Request:
             raise UsageError(f"{self.out} exists: give another --out, or --force to replace it")
         if not self.max_drop_mm >= 0:
             raise UsageError(f"--max-drop-mm is {self.max_drop_mm}: it must be 0 or more")
+        if self.max_jitter_percent is not None and not self.max_jitter_percent >= 0:
+            raise UsageError(f"--max-jitter-percent is {self.max_jitter_percent}: it must be 0 or more")
 
 
 def check_request(
@@ -81,9 +84,11 @@ def check_request(
     target: str = "auto",
     max_drop_mm: float = DEFAULT_MAX_DROP_MM,
     force: bool = False,
+    max_jitter_percent: float | None = None,
 ) -> Request:
     """What `build` is asked for, checked without loading anything; raises UsageError and BackendError."""
-    return Request(as_precision(precision), backend, Path(out), resolve_target(target), max_drop_mm, force)
+    chosen = as_precision(precision)
+    return Request(chosen, backend, Path(out), resolve_target(target), max_drop_mm, force, max_jitter_percent)
 
 
 @dataclass(frozen=True)
@@ -152,6 +157,7 @@ def build(
     force: bool = False,
     prepared: Prepared | None = None,
     report: str | os.PathLike[str] | None = None,
+    max_jitter_percent: float | None = None,
     progress: Progress = lambda text, done, total: None,
 ) -> Bundle:
     """Build an engine from a model of the zoo, measure it on held-out motion, and write its bundle.
@@ -160,10 +166,14 @@ def build(
     training split of `data` and one camera a take of its test split. The build fails with AccuracyError if the engine's
     MPJPE exceeds the model's by more than `max_drop_mm` and no layers left in float mend it. `prepared` saves the
     export and the model's own measurement where several engines are built. `report` is a folder for what INT8 does to
-    the error by layer, joint and action. Raises UsageError, BackendError,
+    the error by layer, joint and action; with `max_jitter_percent` layers that would make poses tremble by more than
+    that, on calibration motion, stay in float. Raises UsageError, BackendError,
     DataError, BundleError.
     """
-    request = check_request(precision, backend, out, target=target, max_drop_mm=max_drop_mm, force=force)
+    request = check_request(
+        precision, backend, out, target=target, max_drop_mm=max_drop_mm, force=force,
+        max_jitter_percent=max_jitter_percent,
+    )  # fmt: skip
     check_lifter(backend, model.lifter)
     used = None
     if request.precision in CALIBRATED:
@@ -255,7 +265,7 @@ class _Build:
         from pstmo_edge.format_builders import METHODS, build_format, left_in_float
 
         request, source = self.request, self.prepared.source
-        keep_float = left_in_float(request.precision, self.model.lifter.ends)
+        keep_float = left_in_float(request.backend, request.precision, self.model.lifter.ends)
         windows = None if self.calibration is None else self.calibration.windows
         self.tell(f"making the {request.precision} engine", 0, 0)
         built = build_format(request.backend, source, request.precision, windows, keep_float)
@@ -271,7 +281,8 @@ class _Build:
         probes = None if self.prepared.before is None else used.probes
         plan = make_plan(self.model, source.graph, used.windows, request.target, probes, self.tell)
         after = None
-        for mix in plan.mixes(request.max_drop_mm, ends_in_float=builder.ends_in_float):
+        bounds = {"ends_in_float": builder.ends_in_float, "max_jitter_percent": request.max_jitter_percent}
+        for mix in plan.mixes(request.max_drop_mm, **bounds):
             quantized = plan.quantized(mix)
             self.tell(f"building the engine, {len(quantized.left_in_float)} layers stay in float", 0, 0)
             built = builder.build_int8(source, quantized.graph)

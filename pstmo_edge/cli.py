@@ -26,7 +26,7 @@ app.add_typer(train_app, name="train")
 data_app = typer.Typer(no_args_is_help=True, help="Convert and inspect datasets.")
 app.add_typer(data_app, name="data")
 
-ENGINE = Path("engine")
+ENGINE, AUTO = Path("engine"), "auto"
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Data = Annotated[
     str,
@@ -108,11 +108,17 @@ def build(
     t_downsample: Step = None,
     trained_on: TrainedOn = "human36m",
     precision: Annotated[str, typer.Option(help="fp32 or int8.")] = "int8",
-    backend: Annotated[str, typer.Option(help="onnxruntime, openvino or torch.")] = "onnxruntime",
+    backend: Annotated[
+        str,
+        typer.Option(help="native, onnxruntime, openvino or torch; auto is native where that runs the model."),
+    ] = AUTO,
     emit: Emit = "centre",
     calib: Data = "cmu-mocap",
     keypoints: Keypoints = "gt",
     max_drop_mm: Annotated[float, typer.Option(help="How much INT8 may raise the MPJPE, millimetres.")] = 1.0,
+    max_jitter_percent: Annotated[
+        float | None, typer.Option(help="How much INT8 may raise the jitter; layers that tremble stay in float.")
+    ] = None,
     target: Annotated[
         str, typer.Option(help="auto (this machine), x86-avx2, x86-vnni, arm64-dotprod, generic or tensorrt.")
     ] = "auto",
@@ -128,12 +134,16 @@ def build(
     Example: pstmo-edge build --precision int8 --out engine
     """
     import pstmo_edge as pe
+    from pstmo_edge.backends import default_backend
     from pstmo_edge.building import check_request
 
     options: dict[str, Any] = {"target": target, "max_drop_mm": max_drop_mm, "force": force}
-    check_request(precision, backend, out, **options)
+    options["max_jitter_percent"] = max_jitter_percent
+    # What is wrong with it shows before the weights are read; onnxruntime also checks the export of all others.
+    check_request(precision, "onnxruntime" if backend == AUTO else backend, out, **options)
     lifter = pe.load_model(model, frames, checkpoint, t_downsample=t_downsample, trained_on=trained_on)
     lifter = pe.emitting(lifter, emit)
+    backend = default_backend(precision, lifter) if backend == AUTO else backend
     with console.progress_bar() as bar:
         bundle = pe.build(
             lifter, precision, backend, out=out, data=calib, keypoints=keypoints, report=report, progress=bar, **options

@@ -122,8 +122,8 @@ def test_too_large_a_drop_is_mended_by_leaving_more_layers_in_float(
     tried = []
     choose = plan.choose_mix
 
-    def watched(found, times, bound, always_float):
-        mix = choose(found, times, 1000.0 * bound, always_float)  # random weights cost tens of millimetres
+    def watched(found, times, bound, always_float, jitter):
+        mix = choose(found, times, 1000.0 * bound, always_float, jitter)  # random weights cost tens of millimetres
         tried.append((bound, mix))
         return mix
 
@@ -141,7 +141,9 @@ def test_too_large_a_drop_is_mended_by_leaving_more_layers_in_float(
 def test_a_drop_that_cannot_be_mended_is_refused(small_model, small_prepared, short_sequences, tmp_path, monkeypatch):
     monkeypatch.setattr(building, "_measured", lambda *_: above(small_prepared, 3.0))
     choose = plan.choose_mix
-    monkeypatch.setattr(plan, "choose_mix", lambda found, times, bound, ends: choose(found, times, 1000 * bound, ends))
+    monkeypatch.setattr(
+        plan, "choose_mix", lambda found, times, bound, *rest: choose(found, times, 1000 * bound, *rest)
+    )
     with pytest.raises(AccuracyError, match=r"by 3\.00 mm .* above the limit of 1: .*--precision fp32"):
         pe.build(small_model, "int8", calibration=short_sequences, out=tmp_path / "e", prepared=small_prepared)
     assert list(tmp_path.iterdir()) == []

@@ -44,6 +44,16 @@ def test_what_saves_no_time_or_is_not_worth_its_cost_stays_in_float():
     assert choose_mix(found, times, 0.0).integers == ("native end",)
 
 
+def test_a_bound_on_jitter_keeps_trembling_layers_in_float():
+    layers = tuple(LayerCost(name, 0.0, 0.01, 0.0, jitter) for name, jitter in {"a": 0.1, "b": 0.4, "c": 3.0}.items())
+    found = Sensitivity(layers, 45.0, 1.0, 64, jitter_mm=3.0)
+    times = {name: LayerTime(10, 4) for name in "abc"}
+    assert choose_mix(found, times, 1.0).integers == ("a", "b", "c")
+    assert choose_mix(found, times, 1.0, (), 2.0).integers == ("a", "b")  # 0.17 of 0.36 mm^2 more
+    assert choose_mix(found, times, 1.0, (), 0.5).integers == ("a",)  # of 0.09
+    assert choose_mix(found, times, 1.0, (), 50.0).integers == ("a", "b", "c")
+
+
 def test_luck_with_the_windows_is_not_reckoned_with():
     found = costs({"a": -0.3})
     lucky = LayerCost("a", 3.0, -0.3, 0.0)

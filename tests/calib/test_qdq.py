@@ -195,11 +195,11 @@ def test_formats_without_a_static_graph_are_refused(published):
 
 def test_openvino_executes_the_same_graph_in_integers(published, emulated):
     pytest.importorskip("openvino")
-    from pstmo_edge.builders import OpenVinoBuilder
+    from pstmo_edge.builders import OpenVinoBuilder, Source
 
     _, graph, windows = published
     model = emulated["x86-avx2"]
-    built = OpenVinoBuilder()._built_of(quantized_graph(graph, model))
+    built = OpenVinoBuilder().build_int8(Source(model.model, graph), quantized_graph(graph, model))
     integers = {layer.name for layer in built.layers if layer.precision == "int8"}
     assert integers == {name for name, layer in model.layers.items() if isinstance(layer, IntegerLayer)}
     with torch.inference_mode():

@@ -46,7 +46,7 @@ def test_windows_are_those_of_inference():
 
 def test_no_view_is_far_from_all_chosen_ones():
     """Of one action, against windows at even distances: the largest gap in speed, heading, place and size shrinks."""
-    takes = [take for take in load_sequences(split="train") if action_of(take.action) == "Walking"]
+    takes = [take for take in load_sequences(split="train") if action_of(take.action) == "Dance"]
     features = np.concatenate([_features(take, SPEC) for take in takes])
     rows = {row.tobytes(): number for number, row in enumerate(np.concatenate([take.keypoints for take in takes]))}
 
@@ -56,8 +56,8 @@ def test_no_view_is_far_from_all_chosen_ones():
 
     chosen = [rows[window[4].tobytes()] for window in calibration_windows(takes, SPEC, 48)]
     even = np.linspace(0, len(features) - 1, 48).astype(int)
-    assert gap(chosen) < 0.75 * gap(even), (gap(chosen), gap(even))
-    assert gap(chosen) < 0.3 * gap(range(48)), (gap(chosen), gap(range(48)))  # the first n
+    assert gap(chosen) < 0.6 * gap(even), (gap(chosen), gap(even))
+    assert gap(chosen) < 0.4 * gap(range(48)), (gap(chosen), gap(range(48)))  # the first n
 
 
 def test_headings_agree_whether_poses_are_known_or_not():
@@ -102,8 +102,9 @@ def test_windows_to_measure_on_are_not_those_calibrated_on():
     sequences = load_sequences(split="train")[:8]
     seen = calibration_windows(sequences, SPEC, 64)
     unseen, poses = unseen_windows(sequences, SPEC, 40, seen)
-    assert unseen.shape == (40, 9, 17, 2)
-    assert poses.shape == (40, 17, 3)
+    assert unseen.shape == (39, 9, 17, 2)
+    assert poses.shape == (39, 17, 3)
+    np.testing.assert_array_equal(unseen[:-1:3, 6], unseen[2::3, 5])  # threes of neighbours, two frames a step
     assert not {window.tobytes() for window in unseen} & {window.tobytes() for window in seen}
     emitted, many = unseen_windows(sequences, WindowSpec(9, 2, 2, emitted=5), 10, seen)
     assert many.shape == (len(emitted), 5, 17, 3)
