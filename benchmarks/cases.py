@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from pstmo_edge.backends import BACKENDS, installed_version
+from pstmo_edge.backends import BACKENDS, installed_version, runs
 from pstmo_edge.benchmarks.published import PUBLISHED, TABLES
 from pstmo_edge.benchmarks.rows import Row
 from pstmo_edge.bundle import open_bundle
@@ -24,6 +24,8 @@ DEFAULT_ROWS = (
     ("onnxruntime", "int8"),
     ("openvino", "fp32"),
     ("openvino", "int8"),
+    ("native", "fp32"),
+    ("native", "int8"),
 )
 
 
@@ -46,11 +48,18 @@ class BuildCase:
 Case: TypeAlias = BundleCase | BuildCase
 
 
+def default_rows(model: Any) -> list[tuple[str, str]]:
+    """Those of DEFAULT_ROWS whose backend can run this model."""
+    return [row for row in DEFAULT_ROWS if runs(row[0], model.lifter)]
+
+
 def default_cases(model: Any, bundles: Sequence[str | os.PathLike[str]] = ()) -> list[Case]:
     """The default rows of a model in order, each from a fitting bundle where there is one; other bundles follow."""
     given = [Path(path) for path in bundles]
     fitting = {key: path for path in given if (key := _fits(path, model)) is not None}
-    cases: list[Case] = [BundleCase(fitting[row]) if row in fitting else BuildCase(model, *row) for row in DEFAULT_ROWS]
+    cases: list[Case] = [
+        BundleCase(fitting[row]) if row in fitting else BuildCase(model, *row) for row in default_rows(model)
+    ]
     used = {case.path for case in cases if isinstance(case, BundleCase)}
     return cases + [BundleCase(path) for path in given if path not in used]
 
@@ -66,7 +75,7 @@ def table_cases(table: str, weights: Path | None = None) -> list[Case]:
     if weights is not None and not weights.is_dir():
         raise DataError(f"no such folder of weights: {weights}")
     models = [with_weights(*wanted, weights) for wanted in TABLES[table]]
-    return [BuildCase(model, *row) for model in models for row in DEFAULT_ROWS]
+    return [BuildCase(model, *row) for model in models for row in default_rows(model)]
 
 
 def model_cases(text: str) -> list[Case]:
@@ -81,7 +90,7 @@ def model_cases(text: str) -> list[Case]:
             have = ", ".join(bundled_weights())
             raise UsageError(f"{text} is neither an engine nor weights in the box ({have}) nor a model as p-stmo-s-243")
         model = with_weights(name, int(frames), None)
-    return [BuildCase(model, *row) for row in DEFAULT_ROWS]
+    return [BuildCase(model, *row) for row in default_rows(model)]
 
 
 def with_weights(name: str, frames: int, folder: Path | None) -> Any:

@@ -391,12 +391,26 @@ def _stage_command(stage: str, summary: str, example: str) -> None:
         seed: Annotated[int | None, typer.Option(min=0, help=Override)] = None,
         threads: Annotated[int | None, typer.Option(min=1, help=Override)] = None,
         settings: Settings = None,
+        qat: Annotated[
+            bool,
+            typer.Option(
+                "--qat", help="Stage II once more, as integer layers compute: the last step, from trained weights.",
+                hidden=stage != "finetune",
+            ),
+        ] = False,
     ) -> None:
         from pstmo_edge.train.recipes import get_recipe, overridden
 
+        start = get_recipe(recipe)
+        if qat:
+            if stage != "finetune":
+                raise UsageError(f"--qat is for `train finetune`: {stage} makes no lifter that a build could quantize")
+            from pstmo_edge.train.qat import quantization_aware
+
+            start = quantization_aware(start)
         common = {"data": data, "keypoints": keypoints, "lookahead": lookahead, "batch": batch, "seed": seed}
         length = {"finetune": "epochs"}.get(stage, f"{stage}_epochs")
-        chosen = overridden(get_recipe(recipe), settings or (), **common, threads=threads, **{length: epochs})
+        chosen = overridden(start, settings or (), **common, threads=threads, **{length: epochs})
         _train(stage, chosen, out, initial, resume)
 
     command.__doc__ = f"{summary}\n\nExample: pstmo-edge train {example}"

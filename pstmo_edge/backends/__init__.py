@@ -80,6 +80,18 @@ def get_backend(name: str, precision: Precision | None = None) -> Backend:
     return backend
 
 
+def runs(name: str, lifter: Lifter) -> bool:
+    """Whether the backend called `name` can run this model."""
+    models = BACKENDS[name].models
+    return not models or (lifter.name in models and lifter.emitted is None)
+
+
+def default_backend(precision: str, lifter: Lifter) -> str:
+    """Our own library where it is installed and runs this model in this precision, else onnxruntime."""
+    ours = precision in BACKENDS["native"].precisions and runs("native", lifter) and library.available()
+    return "native" if ours else "onnxruntime"
+
+
 def check_lifter(name: str, lifter: Lifter) -> None:
     """Raise UsageError unless the backend called `name` can run this model."""
     models = get_backend(name).models
