@@ -1,7 +1,9 @@
 #include "manifest.h"
 
 #include <algorithm>
+#include <array>
 #include <cctype>
+#include <charconv>
 #include <initializer_list>
 #include <limits>
 #include <utility>
@@ -12,6 +14,8 @@ namespace pstmo_edge {
 namespace {
 
 constexpr std::string_view kDigest = "manifest_sha256";
+constexpr std::string_view kLibraryName = "libpstmo_edge";
+constexpr std::array<int, 3> kVersion = {PSTMO_EDGE_VERSION_MAJOR, PSTMO_EDGE_VERSION_MINOR, PSTMO_EDGE_VERSION_PATCH};
 constexpr std::string_view kNormalisation = "screen: x / w * 2 - 1, y / w * 2 - h / w";
 
 Error damaged(std::string what) { return {PSTMO_EDGE_STATUS_BUNDLE_DAMAGED, std::move(what) + "; build it again"}; }
@@ -173,6 +177,32 @@ const char* misfit(const Fields& all, const Manifest& manifest) {
   return nullptr;
 }
 
+// The numbers of "0.1.0", at most three; what follows another character is not read.
+std::array<int, 3> numbers_of(std::string_view text) {
+  std::array<int, 3> numbers = {};
+  for (int& number : numbers) {
+    const auto [stopped, problem] = std::from_chars(text.data(), text.data() + text.size(), number);
+    text.remove_prefix(static_cast<size_t>(stopped - text.data()));
+    if (problem != std::errc() || text.empty() || text.front() != '.') break;
+    text.remove_prefix(1);
+  }
+  return numbers;
+}
+
+// What the bundle asks of this library and it has not: "" where it has all.
+std::string lacking(const Fields& backend) {
+  const Json* versions = backend.find("versions");
+  if (versions == nullptr) return "";
+  for (const JsonMember& wanted : versions->members()) {
+    const std::string text = wanted.value.text() == nullptr ? "" : *wanted.value.text();
+    const bool at_least = text.compare(0, 2, ">=") == 0, exactly = text.compare(0, 2, "==") == 0;
+    const std::array<int, 3> asked = numbers_of(std::string_view(text).substr(at_least || exactly ? 2 : 0));
+    const bool fits = at_least ? kVersion >= asked : kVersion == asked;
+    if (wanted.name != kLibraryName || !fits) return wanted.name + " " + text;
+  }
+  return "";
+}
+
 std::string quoted(std::string_view text) { return "'" + std::string(text) + "'"; }
 
 Outcome check_schema(const Json& document) {
@@ -203,6 +233,13 @@ Result<Manifest> read_manifest(const Json& document) {
   if (mistake.text.empty() && backend_name != kBackendName) {
     return foreign("it was built for " + quoted(backend_name) + " and this library runs bundles of the backend " +
                    quoted(kBackendName) + ": build it again with --backend native");
+  }
+  const std::string missing = lacking(backend);
+  if (mistake.text.empty() && !missing.empty()) {
+    return Error{PSTMO_EDGE_STATUS_BUNDLE_NEWER, "it needs " + missing + " and this is " + std::string(kLibraryName) +
+                                                     " " + std::to_string(kVersion[0]) + "." +
+                                                     std::to_string(kVersion[1]) + "." + std::to_string(kVersion[2]) +
+                                                     ": install that, or build the bundle again"};
   }
   all.only({"schema_version", "pstmo_edge_version", "created", "input", "output", "model", "precision", "target",
             "backend", "calibration", "accuracy", "files", kDigest});

@@ -93,6 +93,11 @@ void what_is_wrong_is_said() {
   expect(open_edited("\"weights.safetensors\"", "\"../weights.safetensors\""), PSTMO_EDGE_STATUS_BUNDLE_DAMAGED,
          "files.0.path");
   expect(open_edited("\"weights.safetensors\"", "\"weights\""), PSTMO_EDGE_STATUS_BUNDLE_UNREADABLE, "weights");
+  expect(open_edited(R"("versions":{})", R"("versions":{"libpstmo_edge":">=99.0"})"), PSTMO_EDGE_STATUS_BUNDLE_NEWER,
+         "libpstmo_edge >=99.0");
+  expect(open_edited(R"("versions":{})", R"("versions":{"onnxruntime":">=1.0"})"), PSTMO_EDGE_STATUS_BUNDLE_NEWER,
+         "onnxruntime");
+  CHECK(open_edited(R"("versions":{})", R"("versions":{"libpstmo_edge":">=0.0.1"})").status == PSTMO_EDGE_STATUS_OK);
   expect(open_edited("\"layers\":1", "\"layers\":2"), PSTMO_EDGE_STATUS_BUNDLE_FOREIGN, "layers.1");
   expect(open_edited("\"channels\":32", "\"channels\":64"), PSTMO_EDGE_STATUS_BUNDLE_FOREIGN, "");
 }
