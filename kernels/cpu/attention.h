@@ -59,11 +59,25 @@ void attention(const Attention& a, const Out& out) {
   }
 }
 
+// Where a token's key begins in its panel: its numbers lie kPanel apart.
+inline float* key_column(float* panels, int token, int width) {
+  return panels + static_cast<ptrdiff_t>(token / kPanel) * width * kPanel + token % kPanel;
+}
+
 inline void put_heads(const float* keys, ptrdiff_t stride, int first, int count, int tokens, int width,
                       ptrdiff_t values_offset, float* key_panels, float* value_panels) {
+  for (int token = first; token < first + count;) {
+    const float* const key = keys + (token - first) * stride;
+    float* const column = key_column(key_panels, token, width);
+    if (token % 4 == 0 && token + 4 <= first + count) {  // panels hold multiples of four tokens
+      for (int d = 0; d < width; d += 4) transpose_four(key + d, stride, column + d * kPanel, kPanel);
+      token += 4;
+    } else {
+      for (int d = 0; d < width; ++d) column[d * kPanel] = key[d];
+      ++token;
+    }
+  }
   for (int token = first; token < first + count; ++token, keys += stride) {
-    float* const column = key_panels + static_cast<ptrdiff_t>(token / kPanel) * width * kPanel + token % kPanel;
-    for (int d = 0; d < width; ++d) column[d * kPanel] = keys[d];
     for (int d = 0; d < width; d += kPanel) {
       float* const row = value_panels + (static_cast<ptrdiff_t>(d / kPanel) * tokens + token) * kPanel;
       __builtin_memcpy(row, keys + values_offset + d, sizeof(float) * kPanel);

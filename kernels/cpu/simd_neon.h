@@ -31,6 +31,15 @@ struct Simd {
   static I to_int(F v) { return vcvtnq_s32_f32(v); }
 };
 
+inline void transpose_four(const float* in, ptrdiff_t in_stride, float* out, ptrdiff_t out_stride) {
+  const float32x4x2_t ab = vtrnq_f32(vld1q_f32(in), vld1q_f32(in + in_stride));
+  const float32x4x2_t cd = vtrnq_f32(vld1q_f32(in + 2 * in_stride), vld1q_f32(in + 3 * in_stride));
+  vst1q_f32(out, vcombine_f32(vget_low_f32(ab.val[0]), vget_low_f32(cd.val[0])));
+  vst1q_f32(out + out_stride, vcombine_f32(vget_low_f32(ab.val[1]), vget_low_f32(cd.val[1])));
+  vst1q_f32(out + 2 * out_stride, vcombine_f32(vget_high_f32(ab.val[0]), vget_high_f32(cd.val[0])));
+  vst1q_f32(out + 3 * out_stride, vcombine_f32(vget_high_f32(ab.val[1]), vget_high_f32(cd.val[1])));
+}
+
 // There is no product of unsigned by signed bytes here, so codes are stored less 128: (x - 128) - (zero - 128) is x -
 // zero.
 constexpr int32_t kCodeShift = 128;

@@ -79,6 +79,12 @@ struct Simd {
   }
 };
 
+inline void transpose_four(const float* in, ptrdiff_t in_stride, float* out, ptrdiff_t out_stride) {
+  for (int r = 0; r < 4; ++r) {
+    for (int c = 0; c < 4; ++c) out[c * out_stride + r] = in[r * in_stride + c];
+  }
+}
+
 struct Int8Path {
   using Code = uint8_t;
   using Weight = int8_t;
