@@ -31,6 +31,11 @@ class Objective(nn.Module):
     scale: float  # from the loss to an error in that unit
     models: dict[str, nn.Module]
 
+    @property
+    def stored(self) -> dict[str, nn.Module]:
+        """The models in the form in which a run stores them at its end, by the same names."""
+        return self.models
+
     def inputs(self, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, ...]:
         """What `forward` takes, on the CPU; `rng` is the same in all processes."""
         raise NotImplementedError

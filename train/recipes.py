@@ -37,6 +37,17 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
+class Quantized:
+    """What the integer layers of quantization-aware fine-tuning are, as in `calib.settings`."""
+
+    weight_bits: int = 8
+    activation_bits: int = 8  # 0: activations stay in float
+    per_channel: bool = True  # a scale for every output channel of the weights, or one for all
+    symmetric: bool = False  # signed activations without a zero point, as TensorRT takes them
+    ends: bool = False  # whether the layers that enter and leave the network are quantized too
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One run through all stages: model, data, window, masking, optimisation and augmentation.
 
@@ -76,6 +87,7 @@ class Recipe:
     seed: int = 1
     threads: int = 0  # 0: as many as torch chooses
     augmentation: Augmentation | None = None  # None: the views of the data and their mirror images, as published
+    qat: Quantized | None = None  # Stage II on the fused model with integer layers, from trained weights
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict themselves (UsageError)."""
@@ -91,6 +103,8 @@ class Recipe:
             )
         if self.batch < 2 or self.checkpoint_steps < 1 or min(self.epochs, self.pretrain_epochs) < 1:
             raise UsageError(f"batch {self.batch} must be at least 2, epochs and checkpoint_steps at least 1")
+        if self.qat is not None and (self.compile or self.precision == "bf16"):
+            raise UsageError("quantization-aware training needs precision=fp32 and compile=false")
 
     @property
     def target_index(self) -> int | None:
@@ -159,6 +173,9 @@ RECIPES = {
 # fmt: on
 
 
+_GROUPS: dict[str, Any] = {"augmentation": Augmentation, "qat": Quantized}  # fields with fields of their own
+
+
 def get_recipe(name: str) -> Recipe:
     """The recipe called `name`; raises UsageError with the nearest match."""
     if name not in RECIPES:
@@ -173,15 +190,15 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 
 def from_dict(values: Mapping[str, Any]) -> Recipe:
     """The inverse of `to_dict`."""
-    augmentation = values.get("augmentation")
-    return Recipe(**{**values, "augmentation": None if augmentation is None else Augmentation(**augmentation)})
+    groups = {name: kind(**values[name]) for name, kind in _GROUPS.items() if values.get(name) is not None}
+    return Recipe(**{**values, **groups})
 
 
 def overridden(recipe: Recipe, settings: Iterable[str] = (), **values: Any) -> Recipe:
     """The recipe with some fields changed.
 
-    `settings` are texts such as "lr=5e-4" or "augmentation.speed=0.1"; of `values`, None leaves a field as it is.
-    Raises UsageError for a field that is not there or a value that does not fit it.
+    `settings` are texts such as "lr=5e-4", "augmentation.speed=0.1" or "qat.weight_bits=4"; of `values`, None leaves a
+    field as it is. Raises UsageError for a field that is not there or a value that does not fit it.
     """
     changed = to_dict(recipe) | {name: value for name, value in values.items() if value is not None}
     for setting in settings:
@@ -189,10 +206,11 @@ def overridden(recipe: Recipe, settings: Iterable[str] = (), **values: Any) -> R
         if not equals:
             raise UsageError(f"--set {setting}: write it as name=value")
         group = changed
-        if name.startswith("augmentation."):
-            name = name.removeprefix("augmentation.")
-            group = changed["augmentation"] = changed["augmentation"] or dataclasses.asdict(Augmentation())
-        if name not in group or (group is changed and name == "augmentation"):
+        prefix, dot, rest = name.partition(".")
+        if dot and prefix in _GROUPS:
+            name = rest
+            group = changed[prefix] = changed[prefix] or dataclasses.asdict(_GROUPS[prefix]())
+        if name not in group or (group is changed and name in _GROUPS):
             raise unknown("field of a recipe", name, group)
         group[name] = _parsed(setting, text, type(group[name]))
     return from_dict(changed)

@@ -105,8 +105,8 @@ class Run:
             if recipe.keep == "best":
                 trainer.load_best()
             curve.draw(self.folder / LOG, f"{recipe.model}, {recipe.frames} frames, {self.stage}")
-            for name, model in objective.models.items():
-                write_half(self.folder / f"{name}.safetensors", model, recipe)
+            for name, model in objective.stored.items():
+                write_weights(self.folder / f"{name}.safetensors", model, recipe)
         world.wait()
         return path
 
@@ -126,6 +126,8 @@ class Run:
             pretrain = Pretrain(model, recipe.mask_rate, recipe.masked_joints)
             return pretrain, lambda: rebuild_error(pretrain, windows.spec, held_out)
         model = self._model(recipe.model, windows)
+        if recipe.qat is not None and self.stage == "finetune":
+            return self._quantized(model, windows, held_out)
         refine = create_model("refine") if self.stage == "refine" else None
         objective = Finetune(model) if refine is None else Refinement(model, refine)
 
@@ -136,6 +138,19 @@ class Run:
             ).mpjpe_mm
 
         return objective, validate
+
+    def _quantized(
+        self, model: nn.Module, windows: Windows, held_out: tuple[PoseSequence, ...]
+    ) -> tuple[Objective, Callable[[], float]]:
+        """Stage II with integer layers, which are measured as they are."""
+        from pstmo_edge.train.qat import QuantizedFinetune, calibration_for
+
+        assert self.recipe.qat is not None
+        if self._source() is None:
+            raise UsageError("quantization-aware training starts from trained weights: name them with --from")
+        objective = QuantizedFinetune(model, calibration_for(self.recipe, model), self.recipe.qat)
+        emulated = TorchSession(objective.emulated())
+        return objective, lambda: evaluate(emulated.run, held_out, windows.spec).mpjpe_mm
 
     def _model(self, name: str, windows: Windows) -> Any:
         recipe = self.recipe
@@ -231,10 +246,13 @@ def rebuild_error(objective: Pretrain, window: WindowSpec, held_out: tuple[PoseS
     return total / len(source) * objective.scale
 
 
-def write_half(path: Path, model: nn.Module, recipe: Recipe) -> None:
-    """Write a model's weights in half precision, with what an engine must know about them."""
+def write_weights(path: Path, model: nn.Module, recipe: Recipe) -> None:
+    """Write a model's weights in half precision, with what an engine must know about them.
+
+    Those of quantization-aware training stay in float32: half precision would move some across a rounding edge.
+    """
     arrays = {
-        name: array.astype(np.float16) if array.dtype.kind == "f" else array
+        name: array.astype(np.float16) if array.dtype.kind == "f" and recipe.qat is None else array
         for name, array in state_arrays(model).items()
     }
     save_weights(path, arrays, {**model.lifter.notes(), "recipe": json.dumps(to_dict(recipe))})

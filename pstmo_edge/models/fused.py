@@ -161,7 +161,7 @@ def _fold_spatial_encoder(encoder: SpatialEncoder) -> None:
         block.batch_norm1, block.batch_norm2 = nn.Identity(), nn.Identity()
 
 
-def _affine(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+def affine(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
     """Scale and shift (C,) of a BatchNorm in evaluation mode."""
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     return scale, norm.bias - norm.running_mean * scale
@@ -169,7 +169,7 @@ def _affine(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
 
 def _fold_after(layer: nn.Conv1d | nn.Linear, norm: nn.BatchNorm1d) -> None:
     """Fold a BatchNorm into the layer before it, which gets a bias if it had none."""
-    scale, shift = _affine(norm)
+    scale, shift = affine(norm)
     layer.bias = nn.Parameter(shift if layer.bias is None else layer.bias * scale + shift)
     layer.weight.mul_(scale.view(-1, *[1] * (layer.weight.dim() - 1)))
 
@@ -177,7 +177,7 @@ def _fold_after(layer: nn.Conv1d | nn.Linear, norm: nn.BatchNorm1d) -> None:
 def _fold_head(head: Head) -> None:
     """Fold a head's BatchNorm into the pointwise layer after it (no padding, so the shift folds too)."""
     norm, layer = head
-    scale, shift = _affine(norm)
+    scale, shift = affine(norm)
     layer.bias.add_(layer.weight[..., 0] @ shift)
     layer.weight.mul_(scale[None, :, None])
     head[0] = nn.Identity()

@@ -14,7 +14,7 @@ from pstmo_edge.benchmarks.report import Report
 from pstmo_edge.errors import DataError, UsageError
 from pstmo_edge.models.zoo import create_model
 from pstmo_edge.train.recipes import get_recipe
-from pstmo_edge.train.stages import write_half
+from pstmo_edge.train.stages import write_weights
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_models_without_weights_are_timed_and_have_no_error(tiny_table, quick, s
 
 def test_weights_come_from_a_folder(tiny_table, tmp_path):
     model = create_model("videopose3d", 9)
-    write_half(tmp_path / "videopose3d-9.safetensors", model, get_recipe("tiny"))
+    write_weights(tmp_path / "videopose3d-9.safetensors", model, get_recipe("tiny"))
     found = cases.table_cases("tiny", tmp_path)
     assert [case.model.lifter.weights for case in found[::3]] == ["random", "videopose3d-9.safetensors"]
     (tmp_path / "videopose3d-9.pth").write_bytes(b"")
