@@ -1,4 +1,4 @@
-"""The C ABI of engines and streams (kernels/include/pstmo_edge.h) through ctypes: thin, and without a copy of its rules."""
+"""The C ABI of engines and streams (kernels/include/pstmo_edge.h) through ctypes: thin, without its rules."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ _ERRORS: dict[int, type[PstmoEdgeError]] = {
 }  # others are BackendError
 _DEGRADED, _STALE, _GAP = 2, 4, 8
 _TEXT = 512
+_MAX_BATCH = 256  # windows a call; the ABI takes more, but a call cannot be interrupted
 
 
 def _struct(name: str, fields: dict[str, Any]) -> type[ctypes.Structure]:
@@ -139,12 +140,14 @@ class NativeEngine(_Handle):
         return {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
 
     def run(self, keypoints: FloatArray) -> FloatArray:
-        """Normalised keypoints (B, T, 17, 2), contiguous float32, to poses (B, 17, 3) float32 in metres."""
-        poses = np.empty((len(keypoints), JOINTS, 3), np.float32)
-        if len(keypoints):
+        """Normalised keypoints (B, T, 17, 2) to poses (B, 17, 3) float32 in metres."""
+        windows = np.ascontiguousarray(keypoints, np.float32)
+        poses = np.empty((len(windows), JOINTS, 3), np.float32)
+        for start in range(0, len(windows), _MAX_BATCH):
+            part, out = windows[start : start + _MAX_BATCH], poses[start : start + _MAX_BATCH]
             self._check(
                 _library().pstmo_edge_engine_infer(
-                    self._handle, _pointer(keypoints), keypoints.size, len(keypoints), _pointer(poses), poses.size
+                    self._handle, _pointer(part), part.size, len(part), _pointer(out), out.size
                 )
             )
         return poses

@@ -20,7 +20,7 @@ from pstmo_edge.skeletons import get_skeleton, require_skeleton
 
 if TYPE_CHECKING:
     from pstmo_edge.engine import Engine
-    from pstmo_edge.manifest import InputSpec, Manifest
+    from pstmo_edge.manifest import InputSpec
 
 JOINTS = 17
 LONGEST_TIME = 1e10  # seconds; beyond it a double no longer tells microseconds apart

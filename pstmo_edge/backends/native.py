@@ -14,47 +14,10 @@ from pstmo_edge.arrays import FloatArray
 from pstmo_edge.bundle import Bundle
 from pstmo_edge.errors import BackendError
 from pstmo_edge.kernels import native
+from pstmo_edge.kernels.abi import NativeEngine
 
 ARTIFACT = "weights.safetensors"
-_MAX_BATCH = 256  # windows a call; the ABI takes more, but a call cannot be interrupted
 _TEXT = 1024
-
-
-class _Options(ctypes.Structure):
-    _fields_ = [("size", ctypes.c_uint32), ("threads", ctypes.c_uint32), ("isa", ctypes.c_char_p)]
-
-
-class NativeSession:
-    """A bundle opened by the library."""
-
-    def __init__(self, path: str, threads: int | None = None, isa: str = "auto") -> None:
-        lib = _library()
-        handle, text = ctypes.c_void_p(), ctypes.create_string_buffer(_TEXT)
-        options = _Options(ctypes.sizeof(_Options), threads or 0, isa.encode())
-        status = lib.pstmo_edge_engine_open(path.encode(), ctypes.byref(options), ctypes.byref(handle), text, _TEXT)
-        if status != 0:
-            raise BackendError(text.value.decode(errors="replace"))
-        self._handle = handle
-        weakref.finalize(self, lib.pstmo_edge_engine_close, handle)
-
-    def run(self, keypoints: FloatArray) -> FloatArray:
-        """See `backends.Session`."""
-        windows = np.ascontiguousarray(keypoints, np.float32)
-        poses = np.empty((len(windows), windows.shape[2], 3), np.float32)
-        for start in range(0, len(windows), _MAX_BATCH):
-            part, out = windows[start : start + _MAX_BATCH], poses[start : start + _MAX_BATCH]
-            status = _library().pstmo_edge_engine_infer(
-                self._handle, part.ctypes.data, part.size, len(part), out.ctypes.data, out.size
-            )
-            if status != 0:
-                raise BackendError(self._error(status))
-        return poses
-
-    def _error(self, status: int) -> str:
-        text = ctypes.create_string_buffer(_TEXT)
-        if _library().pstmo_edge_engine_error_read(self._handle, text, _TEXT) != 0 or not text.value:
-            return str(_library().pstmo_edge_status_describe(status).decode())
-        return text.value.decode(errors="replace")
 
 
 @dataclass(frozen=True)
@@ -116,9 +79,9 @@ def peak(isa: str, weight_bits: int, int8: bool, iterations: int) -> float:
     return float(_library().pstmo_edge_probe_peak(isa.encode(), weight_bits, int(int8), iterations))
 
 
-def open_session(bundle: Bundle, threads: int | None = None) -> NativeSession:
+def open_session(bundle: Bundle, threads: int | None = None) -> NativeEngine:
     """Open the bundle by its path: the library verifies what it reads itself."""
-    return NativeSession(str(bundle.path), threads)
+    return NativeEngine(bundle.path, threads)
 
 
 @lru_cache(maxsize=1)
@@ -130,13 +93,9 @@ def _library() -> ctypes.CDLL:
 
 
 def _declare(lib: ctypes.CDLL) -> ctypes.CDLL:
-    """Types of the functions used here: a pointer is void*, since NumPy gives addresses."""
+    """Types of the functions used here, the others are in kernels/abi.py; pointers are void*: NumPy gives addresses."""
     pointer, size, i32, text = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int32, ctypes.c_char_p
     signatures: dict[str, tuple[Any, list[Any]]] = {
-        "engine_open": (i32, [text, pointer, pointer, pointer, size]),
-        "engine_close": (None, [pointer]),
-        "engine_infer": (i32, [pointer, pointer, size, ctypes.c_uint32, pointer, size]),
-        "engine_error_read": (i32, [pointer, pointer, size]),
         "probe_open": (pointer, [text, size, i32, i32, i32, text, pointer, size]),
         "probe_close": (None, [pointer]),
         "probe_isa": (text, [pointer]),
