@@ -107,7 +107,10 @@ def build(
     checkpoint: Checkpoint = None,
     t_downsample: Step = None,
     trained_on: TrainedOn = "human36m",
-    precision: Annotated[str, typer.Option(help="fp32 or int8.")] = "int8",
+    precision: Annotated[
+        str,
+        typer.Option(help="fp32, fp16, bf16, int8, fp8, w8a16, w4, or auto: the fastest here within --max-drop-mm."),
+    ] = "int8",
     backend: Annotated[
         str,
         typer.Option(help="native, onnxruntime, openvino or torch; auto is native where that runs the model."),
@@ -126,6 +129,9 @@ def build(
     report: Annotated[
         Path | None, typer.Option(help="A folder for what INT8 does to the error, by layer, joint and action.")
     ] = None,
+    measured: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Measure whether INT8 pays on this device, and say so.")
+    ] = True,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -134,25 +140,49 @@ def build(
     Example: pstmo-edge build --precision int8 --out engine
     """
     import pstmo_edge as pe
-    from pstmo_edge.backends import default_backend
-    from pstmo_edge.building import check_request
+    from pstmo_edge.backends import check_lifter, default_backend
+    from pstmo_edge.building import check_request, prepare
 
     options: dict[str, Any] = {"target": target, "max_drop_mm": max_drop_mm, "force": force}
     options["max_jitter_percent"] = max_jitter_percent
     # What is wrong with it shows before the weights are read; onnxruntime also checks the export of all others.
-    check_request(precision, "onnxruntime" if backend == AUTO else backend, out, **options)
+    check_request(
+        "int8" if precision == AUTO else precision, "onnxruntime" if backend == AUTO else backend, out, **options
+    )
+    if precision == AUTO and not measured:
+        raise UsageError("--precision auto has to measure: leave --no-measure out, or name a precision")
     lifter = pe.load_model(model, frames, checkpoint, t_downsample=t_downsample, trained_on=trained_on)
     lifter = pe.emitting(lifter, emit)
-    backend = default_backend(precision, lifter) if backend == AUTO else backend
+    backend = default_backend("int8" if precision == AUTO else precision, lifter) if backend == AUTO else backend
+    check_lifter(backend, lifter)
+    payoff = None
     with console.progress_bar() as bar:
-        bundle = pe.build(
-            lifter, precision, backend, out=out, data=calib, keypoints=keypoints, report=report, progress=bar, **options
-        )
+        common: dict[str, Any] = {"data": calib, "keypoints": keypoints, "progress": bar}
+        common["prepared"] = prepare(lifter, calib, keypoints, progress=bar)
+        if precision == AUTO:
+            payoff = _payoff(lifter, backend, None, common, options)
+            precision = payoff.recommended
+        bundle = pe.build(lifter, precision, backend, out=out, report=report, **common, **options)
+        if measured and payoff is None and precision == "int8":
+            payoff = _payoff(lifter, backend, out, common, options)
     if as_json:
-        _print_json(bundle.manifest.model_dump(mode="json"))
+        found = bundle.manifest.model_dump(mode="json")
+        _print_json(found if payoff is None else {**found, "measured": payoff.to_dict()})
         return
     console.stdout.print(f"[bold]{out}[/bold]: {precision} engine for {backend}")
     console.stdout.print(console.manifest_table(bundle.manifest))
+    for line in [] if payoff is None else payoff.lines():
+        console.stdout.print(line, soft_wrap=True)
+
+
+def _payoff(lifter: Any, backend: str, built: Path | None, common: dict[str, Any], options: dict[str, Any]) -> Any:
+    """What each precision brings on this device."""
+    from pstmo_edge.benchmarks.payoff import measure
+
+    return measure(
+        lifter, backend, common["prepared"], built, target=options["target"], data=common["data"],
+        keypoints=common["keypoints"], max_drop_mm=options["max_drop_mm"], progress=common["progress"],
+    )  # fmt: skip
 
 
 @app.command("eval")
@@ -394,8 +424,8 @@ def _stage_command(stage: str, summary: str, example: str) -> None:
         qat: Annotated[
             bool,
             typer.Option(
-                "--qat", help="Stage II once more, as integer layers compute: the last step, from trained weights.",
-                hidden=stage != "finetune",
+                "--qat",
+                help="Of finetune: Stage II once more, as integer layers compute, from trained weights.",
             ),
         ] = False,
     ) -> None:

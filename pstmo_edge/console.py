@@ -169,8 +169,12 @@ def _emitted(manifest: Manifest) -> str:
 def precision_text(manifest: Manifest) -> str:
     """The precision asked for and really given."""
     precision = manifest.precision
-    if precision.requested != "int8":
+    if precision.requested == "fp32":
         return precision.requested
+    if precision.requested != "int8":
+        kept = f"; layers left in float: {', '.join(precision.left_in_float)}" if precision.left_in_float else ""
+        stored = "weights, computed in fp32, of" if precision.weights_only else "in"
+        return f"{precision.requested} {stored} {precision.requested_share:.1%} of the multiply-adds{kept}"
     left = ", ".join(precision.left_in_float) or "none"
     return f"int8 in {precision.int8_share:.1%} of the multiply-adds; layers left in float: {left}"
 
