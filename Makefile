@@ -1,6 +1,8 @@
 # make demo   an INT8 engine from the bundled checkpoint and motion, its error and its speed
 # make test   lint, types and all tests
-# Both make their own virtual environment first. PYTHON=python3.12 picks the interpreter (3.11 or newer).
+# make sanitize   the native tests under ASan with UBSan, and under TSan
+# make arm    the library and its tests for 64-bit ARM, cross-compiled and run under qemu-user
+# The first two make their own virtual environment. PYTHON=python3.12 picks the interpreter (3.11 or newer).
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?= -n logical
@@ -12,7 +14,7 @@ CXX_FILES := $(shell find kernels examples tests/native -name '*.h' -o -name '*.
 INSTALL_INPUTS := pyproject.toml constraints.txt CMakeLists.txt pstmo_edge/_version.py \
                   $(shell find kernels cmake -name '*.h' -o -name '*.cc' -o -name '*.map' -o -name '*.cmake')
 
-.PHONY: demo test install lint types pytest format clean
+.PHONY: demo test install lint types pytest sanitize arm format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/pstmo-edge build --precision int8 --force
@@ -49,6 +51,13 @@ types: $(VENV)/.installed
 # One thread for each test process: pytest already uses all cores.
 pytest: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# The tests of the native library under each preset of CMakePresets.json; PRESET_TESTS picks some.
+sanitize arm:
+	for preset in $(if $(filter arm,$@),arm,asan tsan); do \
+	  cmake --preset $$preset && cmake --build --preset $$preset -j $$(nproc) && \
+	  ctest --preset $$preset $(PRESET_TESTS) || exit 1; \
+	done
 
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .

@@ -121,7 +121,8 @@ static void one_handle_from_two_threads(void) {
         PSTMO_EDGE_STATUS_OK);
   for (int i = 0; i < 2; ++i) pthread_create(&threads[i], NULL, run_sharer, &shared);
   for (int i = 0; i < 2; ++i) pthread_join(threads[i], NULL);
-  printf("one handle, two threads: %d ok, %d busy, %d wrong\n", shared.ok, shared.busy, shared.wrong);
+  printf("calls a thread: %d\none handle, two threads: %d ok, %d busy, %d wrong\n", calls, shared.ok, shared.busy,
+         shared.wrong);
   CHECK(shared.wrong == 0);
   CHECK(shared.ok + shared.busy == 10 * calls);
   CHECK(shared.ok > 0);
