@@ -19,9 +19,9 @@ from pstmo_edge.calib.observers import Progress, silent
 from pstmo_edge.calib.qdq import quantized_graph
 from pstmo_edge.calib.sensitivity import Sensitivity
 from pstmo_edge.calib.settings import Settings, settings_for
-from pstmo_edge.calib.windows import check_handedness, unseen_windows
+from pstmo_edge.calib.windows import LEAST_WINDOWS, check_handedness, unseen_windows
+from pstmo_edge.datasets import load_sequences
 from pstmo_edge.datasets.sequences import PoseSequence
-from pstmo_edge.errors import DataError
 from pstmo_edge.graph import layer_precisions
 from pstmo_edge.models.fused import fuse
 from pstmo_edge.targets import Target
@@ -95,7 +95,8 @@ def make_plan(
 ) -> Plan:
     """Calibrate a model of the zoo on windows (N, T, 17, C) and measure its layers on others of `probes`.
 
-    `graph` is that of its fused form; without probes nothing is measured. Results are cached (`calib.cache`).
+    `graph` is that of its fused form. Without probes nothing is measured; where they hold too little that calibration
+    did not see, the bundled motion takes their place. Results are cached (`calib.cache`).
     """
     fused, settings = fuse(model), settings_for(target)
     with torch.no_grad():
@@ -110,8 +111,9 @@ def make_plan(
         key = calibration_key(fused, windows, settings)
         count = min(max(_PROBE_TOKENS // windows.shape[1], _LEAST_PROBES), _MOST_PROBES)
         unseen, true = unseen_windows(probes, model.lifter.window, count, windows)
-        if not len(unseen):
-            raise DataError("every window of the motion was used to calibrate: give longer motion with --calib")
+        if len(unseen) < LEAST_WINDOWS:  # short motion, nearly all of which was used to calibrate
+            bundled = load_sequences(split="train", skeleton=model.lifter.skeleton)
+            unseen, true = unseen_windows(bundled, model.lifter.window, count, windows)
         found = cached_sensitivity(emulated, key, unseen, true, tell)
     times = modelled_times(counts, outputs, target)
     return Plan(graph, windows, replace(settings), emulated, times, model.lifter.ends, found)

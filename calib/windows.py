@@ -18,6 +18,7 @@ from pstmo_edge.windows import WindowSource, WindowSpec
 DEFAULT_WINDOWS = 256
 LEAST_WINDOWS = 16
 _CANDIDATES = 64  # for every window that is chosen
+_PROBED = 8  # neighbourhoods that are looked at for every window wanted
 _STILL = 1e-6  # of the image's half width: joints that move less in a whole sequence do not move
 
 
@@ -76,8 +77,9 @@ def unseen_windows(
     """
     source = WindowSource([sequence.inputs(spec.channels) for sequence in sequences], spec)
     poses = np.concatenate([sequence.true_poses() for sequence in sequences])
-    firsts = ((np.arange(count) + 0.25) * (len(source) - 2) / count).astype(int)
-    targets = firsts[:, None] + np.arange(3)
+    last = max(0, len(source) - 3)
+    firsts = np.unique(np.linspace(0, last, min(last + 1, _PROBED * count)).astype(int))
+    targets = np.minimum(firsts[:, None] + np.arange(3), len(source) - 1)
     frames, inside = source.emitted(targets.ravel())
     frames, inside = frames.reshape(*targets.shape, -1), inside.reshape(len(targets), -1).all(1)
     inside &= source.ends[targets[:, 0]] == source.ends[targets[:, 2]]  # of one sequence
@@ -87,7 +89,7 @@ def unseen_windows(
     kept = np.flatnonzero(inside & new)
     wanted = max(1, count // 3)
     kept = kept[np.unique(np.linspace(0, len(kept) - 1, min(wanted, len(kept))).astype(int))]
-    found = poses[frames[kept]].reshape(3 * len(kept), -1, *poses.shape[1:]).astype(np.float32)
+    found = poses[frames[kept]].reshape(3 * len(kept), spec.emitted or 1, *poses.shape[1:]).astype(np.float32)
     chosen = windows.reshape(*targets.shape, *windows.shape[1:])[kept].reshape(-1, *windows.shape[1:])
     return chosen, found if spec.emitted else found[:, 0]
 
