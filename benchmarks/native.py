@@ -7,7 +7,8 @@ what multiply-adds the machine can do, and a profile says what share of that eac
 
 Run as `python -m pstmo_edge.benchmarks.native` from the root of the source tree, on an idle machine: two minutes a
 model on two cores. `--isa avx2` limits everything to AVX2 that can be: our kernels, OpenVINO, and torch; ONNX Runtime
-has no such switch and uses what it finds.
+has no such switch and uses what it finds. On a machine that others use too, `--threads 1 --cpu-time` counts the time of
+the CPU instead of the clock's: what others take then hardly matters.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from pstmo_edge.arrays import FloatArray
-from pstmo_edge.benchmarks.timing import Latency, TimingPlan, time_interleaved
+from pstmo_edge.benchmarks.timing import Clock, Latency, TimingPlan, time_interleaved
 from pstmo_edge.files import write_atomic
 
 RESULTS = Path("benchmarks/results/native.json")
@@ -87,7 +88,7 @@ def competitors(model: Any, windows: FloatArray, isa: str, threads: int) -> tupl
         Competitor("onnxruntime", "int8", OnnxRuntimeSession(quantized.SerializeToString(), threads).run),
         *(Competitor("openvino", name, OpenVinoSession(made, threads).run) for name, made in openvino.items()),
         Competitor("torch.compile", "fp32", _compiled(fused, threads)),
-        *(Competitor("native", name, session.run, _streamed(session)) for name, session in native.items()),
+        *(Competitor("native", name, session.run, _Stream(session)) for name, session in native.items()),
     ]
     return found, native
 
@@ -116,23 +117,30 @@ def _compiled(module: Any, threads: int) -> Callable[[FloatArray], FloatArray]:
     return run
 
 
-def _streamed(session: Any) -> Callable[[FloatArray], object]:
+class _Stream:
     """Windows that follow each other: the newest frame is encoded into a ring, the rest of the network runs."""
-    ring: dict[str, Any] = {"tokens": None, "next": 0}
 
-    def push(window: FloatArray) -> FloatArray:
-        frames = window[0]
-        if ring["tokens"] is None:
-            ring["tokens"] = np.zeros((len(frames), 256), np.float32)
-            for frame, token in zip(frames, ring["tokens"], strict=True):
-                session.encode(np.ascontiguousarray(frame), token)
-        tokens, number = ring["tokens"], ring["next"]
-        session.encode(frames[-1], tokens[number])
-        ring["next"] = (number + 1) % len(tokens)
-        pose: FloatArray = session.run_tokens(tokens, ring["next"])
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.tokens: FloatArray | None = None
+        self.next = 0
+
+    def __call__(self, window: FloatArray) -> FloatArray:
+        """The pose (17, 3) of a window (1, T, 17, 2) of which only the last frame is encoded."""
+        if self.tokens is None:
+            self.tokens = encoded(self.session, window[0])
+        self.session.encode(window[0, -1], self.tokens[self.next])
+        self.next = (self.next + 1) % len(self.tokens)
+        pose: FloatArray = self.session.run_tokens(self.tokens, self.next)
         return pose
 
-    return push
+
+def encoded(session: Any, frames: FloatArray) -> FloatArray:
+    """The tokens (T, C) of frames (T, 17, 2), encoded one by one."""
+    tokens = np.zeros((len(frames), 256), np.float32)
+    for number, frame in enumerate(frames):
+        session.encode(np.ascontiguousarray(frame), tokens[number])
+    return tokens
 
 
 def check(found: list[Competitor], model: Any, windows: FloatArray) -> dict[str, float]:
@@ -157,14 +165,13 @@ def check(found: list[Competitor], model: Any, windows: FloatArray) -> dict[str,
 
 def check_stream(session: Any, windows: FloatArray) -> None:
     """SystemExit unless the stream's pose of a window has the bits of the batch's."""
-    tokens = np.zeros((windows.shape[1], 256), np.float32)
-    for frame, token in zip(windows[0], tokens, strict=True):
-        session.encode(np.ascontiguousarray(frame), token)
-    if not np.array_equal(session.run_tokens(tokens), session.run(windows[:1])[0]):
+    if not np.array_equal(session.run_tokens(encoded(session, windows[0])), session.run(windows[:1])[0]):
         raise SystemExit("native: the stream's pose differs from the batch's, not timed")
 
 
-def time_all(found: list[Competitor], windows: FloatArray, plan: TimingPlan) -> dict[str, dict[str, Latency]]:
+def time_all(
+    found: list[Competitor], windows: FloatArray, plan: TimingPlan, clock: Clock
+) -> dict[str, dict[str, Latency]]:
     """The latency of a call of every competitor in every scenario: all of them take turns."""
     singles = [np.ascontiguousarray(window[None]) for window in windows]
     jobs: dict[int, tuple[Callable[[FloatArray], object], list[FloatArray]]] = {}
@@ -176,7 +183,7 @@ def time_all(found: list[Competitor], windows: FloatArray, plan: TimingPlan) -> 
                 continue  # the same calls as with one window
             jobs[len(keys)] = (run, [windows] if scenario == "batch 16" else singles)
             keys.append((scenario, one.name))
-    measured = time_interleaved(jobs, plan)
+    measured = time_interleaved(jobs, plan, clock=clock)
     results: dict[str, dict[str, Latency]] = {scenario: {} for scenario in SCENARIOS}
     for number, (scenario, name) in enumerate(keys):
         latency = measured[number]
@@ -212,7 +219,7 @@ def limits(isa: str, threads: int) -> dict[str, float]:
 
 def shares(session: Any, windows: FloatArray, limit: dict[str, float], repeats: int) -> list[dict[str, Any]]:
     """What each layer does a second in the stream, and its share of the limit, on one of the threads."""
-    push = _streamed(session)
+    push = _Stream(session)
     push(windows[:1])
     session.profile()
     for number in range(repeats):
@@ -228,24 +235,28 @@ def shares(session: Any, windows: FloatArray, limit: dict[str, float], repeats: 
     return rows
 
 
-def measure(name: str, frames: int, isa: str, threads: int, plan: TimingPlan) -> dict[str, Any]:
+def measure(name: str, frames: int, arguments: argparse.Namespace, plan: TimingPlan) -> dict[str, Any]:
     """All of one model."""
     from pstmo_edge.benchmarks.cases import with_weights
     from pstmo_edge.export import random_keypoints
 
+    isa, threads = arguments.isa, arguments.threads
+    clock = time.process_time_ns if arguments.cpu_time else time.perf_counter_ns
     model, windows = with_weights(name, frames, None), random_keypoints(BATCH, frames)
     found, native = competitors(model, random_keypoints(64, frames), isa, threads)
     differences = check(found, model, windows)
     for session in native.values():
         check_stream(session, windows)
     before = limits(isa, threads)
-    times = time_all(found, windows, plan)
+    times = time_all(found, windows, plan, clock)
     limit = {name: max(value, limits(isa, threads)[name]) for name, value in before.items()}
     return {
         "model": name,
         "frames": frames,
         "weights": model.lifter.weights,
         "kernels": native["int8"].isa,
+        "threads": threads,
+        "clock": "cpu" if arguments.cpu_time else "wall",
         "native_memory_bytes": {precision: session.memory_bytes for precision, session in native.items()},
         "difference_from_torch": differences,
         "limit_gmac_per_s": {name: value / 1e9 for name, value in limit.items()},
@@ -264,9 +275,10 @@ def ratios(rows: dict[str, Latency]) -> dict[str, float]:
 
     By the median of all rounds, and by each one's best round: what else the machine does can only make a round slower.
     """
+    medians = {name: row.p50_ms for name, row in rows.items()}
+    best = {name: min(row.round_p50_ms) for name, row in rows.items()}
     found = {}
-    for kind, time_of in (("median", lambda row: row.p50_ms), ("best round", lambda row: min(row.round_p50_ms))):
-        times = {name: time_of(row) for name, row in rows.items()}
+    for kind, times in (("median", medians), ("best round", best)):
         others = {name: ms for name, ms in times.items() if not name.startswith("native")}
         fastest, fastest_fp32 = min(others.values()), min(ms for name, ms in others.items() if name.endswith("fp32"))
         found[f"native int8 to the fastest, {kind}"] = fastest / times["native int8"]
@@ -278,7 +290,8 @@ def render(result: dict[str, Any]) -> str:
     """A model's result as text."""
     limit = result["limit_gmac_per_s"]
     lines = [
-        f"{result['model']} {result['frames']} frames, {result['weights']} weights, kernels {result['kernels']}; "
+        f"{result['model']} {result['frames']} frames, {result['weights']} weights, kernels {result['kernels']}, "
+        f"{result['threads']} threads, {result['clock']} time; "
         f"limit of a thread {limit['fp32']:.1f} (fp32) and {limit['int8']:.1f} (int8) G multiply-adds/s"
     ]
     for scenario, rows in result["times"].items():
@@ -306,7 +319,7 @@ def run_child(arguments: argparse.Namespace, isa: str) -> dict[str, Any]:
         out = Path(folder) / "result.json"
         command = [sys.executable, "-m", "pstmo_edge.benchmarks.native", "--child", str(out), "--isa", isa]
         command += ["--threads", str(arguments.threads), "--rounds", str(arguments.rounds)]
-        command += ["--models", *arguments.models]
+        command += ["--models", *arguments.models, *(["--cpu-time"] if arguments.cpu_time else [])]
         subprocess.run(command, check=True, env=os.environ | LIMITS[isa])
         found: dict[str, Any] = json.loads(out.read_text())
     return found
@@ -324,7 +337,7 @@ def measure_here(arguments: argparse.Namespace) -> None:
     results = []
     for text in arguments.models:
         name, _, frames = text.rpartition("-")
-        results.append(measure(name, int(frames), arguments.isa, arguments.threads, plan))
+        results.append(measure(name, int(frames), arguments, plan))
         print(render(results[-1]), flush=True)
     found = {"models": results, "provenance": collect(Settings(threads=arguments.threads, timing=plan))}
     write_atomic(arguments.child, (json.dumps(found, indent=1) + "\n").encode())
@@ -337,6 +350,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--models", nargs="+", default=[f"{name}-{frames}" for name, frames in MODELS])
+    parser.add_argument("--cpu-time", action="store_true", help="count the CPU's time; with --threads 1")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
