@@ -119,7 +119,9 @@ def _opened(path: Path, model: nn.Module, settings: Settings) -> EmulatedModel:
         state = {name: file.get_tensor(f"model.{name}") for name in equalized.state_dict()}
         layers = {
             name: IntegerLayer(
-                *(file.get_tensor(f"layer.{name}.{part}") for part in ("weight", "scale", "bias")),
+                file.get_tensor(f"layer.{name}.weight"),
+                file.get_tensor(f"layer.{name}.scale"),
+                file.get_tensor(f"layer.{name}.bias"),
                 settings.activations,
                 None if grid is None else Grid(**grid),
             )

@@ -24,6 +24,7 @@ from pstmo_edge.datasets import load_sequences
 from pstmo_edge.datasets.sequences import PoseSequence
 from pstmo_edge.graph import layer_precisions
 from pstmo_edge.models.fused import fuse
+from pstmo_edge.models.interception import layer_biases
 from pstmo_edge.targets import Target
 
 _PROBE_TOKENS = 8192  # of the windows on which costs are measured
@@ -105,7 +106,8 @@ def make_plan(
     emulated = cached_calibration(fused, windows, settings, tell)
     precisions = {layer.name: layer for layer in layer_precisions(graph)}
     counts = {name: precisions[name].multiply_adds for name in emulated.layers}
-    outputs = {name: len(layer.bias) for name, layer in emulated.layers.items()}
+    biases = layer_biases(fused)
+    outputs = {name: len(biases[name]) for name in emulated.layers}
     found = None
     if probes is not None:
         key = calibration_key(fused, windows, settings)

@@ -134,7 +134,8 @@ def _plot(report: QuantizationReport) -> bytes:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 3 + 0.22 * len(report.layers)), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(3, 2))
+    halves: Any = figure.subfigures(1, 2, width_ratios=(3, 2))
+    left, right = halves
     axes = left.subplots()
     rows = list(reversed(report.layers))
     colours = ["#4878a8" if row.precision == "int8" else "#c8c8c8" for row in rows]

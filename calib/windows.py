@@ -81,12 +81,12 @@ def unseen_windows(
     firsts = np.unique(np.linspace(0, last, min(last + 1, _PROBED * count)).astype(int))
     targets = np.minimum(firsts[:, None] + np.arange(3), len(source) - 1)
     frames, inside = source.emitted(targets.ravel())
-    frames, inside = frames.reshape(*targets.shape, -1), inside.reshape(len(targets), -1).all(1)
-    inside &= source.ends[targets[:, 0]] == source.ends[targets[:, 2]]  # of one sequence
+    frames, whole = frames.reshape(*targets.shape, -1), np.all(inside.reshape(len(targets), -1), axis=1)
+    together = source.ends[targets[:, 0]] == source.ends[targets[:, 2]]  # of one sequence
     known = {window.tobytes() for window in seen}
     windows = source.gather(targets.ravel()).astype(np.float32)
     new = np.array([window.tobytes() not in known for window in windows]).reshape(targets.shape).all(1)
-    kept = np.flatnonzero(inside & new)
+    kept = np.flatnonzero(whole & together & new)
     wanted = max(1, count // 3)
     kept = kept[np.unique(np.linspace(0, len(kept) - 1, min(wanted, len(kept))).astype(int))]
     found = poses[frames[kept]].reshape(3 * len(kept), spec.emitted or 1, *poses.shape[1:]).astype(np.float32)

@@ -239,7 +239,8 @@ class _Build:
         from pstmo_edge.builders import BUILDERS
 
         builder = BUILDERS[self.request.backend]()
-        method, keep_float = "none", ()
+        method = "none"
+        keep_float: tuple[str, ...] = ()
         if self.request.precision not in ("fp32", "int8"):
             built, after, method, keep_float = self._format()
         elif self.calibration is None:
@@ -281,8 +282,8 @@ class _Build:
         probes = None if self.prepared.before is None else used.probes
         plan = make_plan(self.model, source.graph, used.windows, request.target, probes, self.tell)
         after = None
-        bounds = {"ends_in_float": builder.ends_in_float, "max_jitter_percent": request.max_jitter_percent}
-        for mix in plan.mixes(request.max_drop_mm, **bounds):
+        jitter = request.max_jitter_percent
+        for mix in plan.mixes(request.max_drop_mm, ends_in_float=builder.ends_in_float, max_jitter_percent=jitter):
             quantized = plan.quantized(mix)
             self.tell(f"building the engine, {len(quantized.left_in_float)} layers stay in float", 0, 0)
             built = builder.build_int8(source, quantized.graph)

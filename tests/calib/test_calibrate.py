@@ -117,9 +117,7 @@ def test_scales_hold_the_largest_weight_and_gptq_moves_outputs_less():
     assert errors[1] < 0.7 * errors[0], errors
 
 
-@pytest.mark.parametrize(
-    ("name", "frames", "count"), [("p-stmo-s", 27, 26), ("p-stmo", 9, 30), ("poseformer", 9, 25)]
-)
+@pytest.mark.parametrize(("name", "frames", "count"), [("p-stmo-s", 27, 26), ("p-stmo", 9, 30), ("poseformer", 9, 25)])
 def test_equalization_changes_weights_and_not_the_function(name, frames, count):
     torch.manual_seed(0)
     model = fuse(create_model(name, frames))
