@@ -44,7 +44,7 @@ from pstmo_edge.windows import WindowSource, WindowSpec
 RESULTS = Path("benchmarks/results/formats.json")
 WEIGHTS = ("p-stmo-s-27", "p-stmo-s-27-causal", "p-stmo-s-27-coco")
 FORMATS = ("fp32", "fp16", "bf16", "int8", "w8a16", "fp8", "w4")
-_SHARE = 4  # of every take's frames one part in so many is measured
+_SHARE = 8  # of every take's frames one part in so many is measured
 
 
 def stretches(sequences: Sequence[PoseSequence], spec: WindowSpec) -> tuple[list[FloatArray], FloatArray, list[str]]:
@@ -91,23 +91,27 @@ def made(
     return other, format_graph(graph, other.layers)
 
 
-def measure(name: str, tell: Callable[[str], None] = print) -> dict[str, Any]:
-    """All formats of one of the weights in the box."""
+def measure(name: str, known: dict[str, Any], keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """All formats of one of the weights in the box, but those `known`; `keep` gets the figures after every format."""
+    rows: dict[str, Any] = dict(known.get("formats", {}))
+    if set(rows) == set(FORMATS):
+        return known
     model = load_model(checkpoint=name)
     about, fused = model.lifter, fuse(model)
     graph = export_onnx(fused)
     sequences = one_camera_a_take(load_sequences(skeleton=about.skeleton))
     windows, true, actions = stretches(sequences, about.window)
     calibration = calibration_windows(load_sequences(split="train", skeleton=about.skeleton), about.window)
-    rows: dict[str, Any] = {}
-    for precision in FORMATS:
+    found = {"windows": len(true), "calibration_windows": len(calibration), "formats": rows}
+    for precision in [each for each in FORMATS if each not in rows]:
         form, written = made(precision, fused, graph, calibration, about.ends)
         row = errors(TorchSession(form).run, windows, true, actions)
         joints = row.pop("joints_mm")
         rows[precision] = {**row, "size_bytes": len(written.SerializeToString()), "joints_mm": joints}
         rows[precision] |= compared(rows[precision], rows["fp32"])
-        tell(f"{name} {precision}: {rows[precision]['change_mm']:+.3f} mm")
-    return {"windows": len(true), "calibration_windows": len(calibration), "formats": rows}
+        print(f"{name} {precision}: {rows[precision]['change_mm']:+.3f} mm", flush=True)
+        keep(found)
+    return found
 
 
 def compared(row: dict[str, Any], exact: dict[str, Any]) -> dict[str, float]:
@@ -134,20 +138,26 @@ def table(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Measure the weights named (all by default) and write the results, which keep those of the others."""
+    """Measure the weights named (all by default); what the file has already is kept, so an interrupted run goes on."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights", nargs="*", default=list(WEIGHTS))
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     known = json.loads(given.out.read_text())["weights"] if given.out.is_file() else {}
+
     for name in given.weights:
-        known[name] = measure(name)
-        result = {
-            "pstmo_edge": __version__, "torch": torch.__version__, "data": "cmu-mocap, test split", "keypoints": "gt",
-            "frames": f"the middle 1/{_SHARE} of every take, one camera a take, without mirroring", "weights": known,
-        }  # fmt: skip
-        write_atomic(given.out, (json.dumps(result, indent=1) + "\n").encode())
-        print(f"{name}: {known[name]['windows']} windows\n{table(known[name])}", flush=True)
+
+        def keep(found: dict[str, Any], name: str = name) -> None:
+            known[name] = found
+            result = {
+                "pstmo_edge": __version__, "torch": torch.__version__, "data": "cmu-mocap, test split",
+                "keypoints": "gt", "frames": f"the middle 1/{_SHARE} of every take, one camera a take, not mirrored",
+                "weights": known,
+            }  # fmt: skip
+            write_atomic(given.out, (json.dumps(result, indent=1) + "\n").encode())
+
+        found = measure(name, known.get(name, {}), keep)
+        print(f"{name}: {found['windows']} windows\n{table(found)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def methods(ends: tuple[str, ...]) -> dict[str, Settings]:
 def recipe(steps: int) -> Recipe:
     """A few hundred steps of the recipe that made the weights."""
     start = quantization_aware(get_recipe("cmu-27"), Quantized(4, 8, per_channel=False))
-    return dataclasses.replace(start, lr=1e-4, epochs=2, steps_per_epoch=steps // 2, batch=32, checkpoint_steps=20)
+    return dataclasses.replace(start, lr=1e-4, epochs=1, steps_per_epoch=steps, batch=32, checkpoint_steps=20)
 
 
 def measured(weights: str) -> dict[str, float]:
@@ -71,7 +71,7 @@ def main() -> None:
     """Measure, train, measure again, write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("qat-run"), help="of the training run")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     chosen = recipe(given.steps)

@@ -154,7 +154,7 @@ def build(
     lifter = pe.load_model(model, frames, checkpoint, t_downsample=t_downsample, trained_on=trained_on)
     lifter = pe.emitting(lifter, emit)
     backend = default_backend("int8" if precision == AUTO else precision, lifter) if backend == AUTO else backend
-    check_lifter(backend, lifter)
+    check_lifter(backend, lifter.lifter)
     payoff = None
     with console.progress_bar() as bar:
         common: dict[str, Any] = {"data": calib, "keypoints": keypoints, "progress": bar}

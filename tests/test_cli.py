@@ -121,7 +121,10 @@ def test_bad_keypoints(fails, tmp_path, change, words):
         (["build", "--frames", "28"], ["28", "243"]),
         (["build", "--backend", "onnx-runtime"], ["onnx-runtime", "did you mean 'onnxruntime'"]),
         (["build", "--precision", "int9"], ["int9", "did you mean 'int8'"]),
-        (["build", "--precision", "fp8"], ["fp8", "fp32 and int8"]),
+        (["build", "--precision", "fp8", "--backend", "openvino"], ["fp8", "fp32, fp16, bf16, int8", "onnxruntime"]),
+        (["build", "--precision", "auto", "--no-measure"], ["auto", "--no-measure"]),
+        (["train", "pretrain", "--qat"], ["--qat", "train finetune"]),
+        (["train", "finetune", "--qat", "--recipe", "tiny", "--out", "new"], ["trained weights", "--from"]),
         (["build", "--target", "x86-avx"], ["x86-avx", "did you mean 'x86-avx2'"]),
         (["build", "--calib", "cmu-mocp"], ["cmu-mocp", "cmu-mocap"]),
         (["build", "--max-drop-mm", "-1"], ["--max-drop-mm", "-1"]),
@@ -207,6 +210,24 @@ def small_build(small_model, small_prepared, monkeypatch):
         return "--frames", "9", "--checkpoint", folder / "nine.safetensors", "--precision", "fp32"
 
     return arguments
+
+
+def test_build_says_what_pays_and_auto_takes_it(run, tmp_path, small_build, monkeypatch):
+    from pstmo_edge.benchmarks import payoff
+
+    choices = (payoff.Choice("fp32", 1.0, 0.0, 0.0, 10), payoff.Choice("fp16", 0.5, 0.0, 0.0, 5))
+    found = payoff.Payoff("onnxruntime", choices, {}, 1.0)
+    seen = []
+    monkeypatch.setattr(payoff, "measure", lambda *given, **_: seen.append(given[1:4:2]) or found)
+    arguments = [*small_build(tmp_path)[:-1], "auto", "--backend", "onnxruntime"]
+    code, out, err = run("build", *arguments)
+    assert (code, err) == (0, "")
+    assert "fp16 engine for onnxruntime" in out
+    assert "Use fp16 here: 0.50 ms a forward, +0.00 mm." in out
+    assert seen == [("onnxruntime", None)]
+    code, out, _ = run("build", *arguments, "--force", "--json")
+    assert code == 0
+    assert json.loads(out)["measured"]["recommended"] == json.loads(out)["precision"]["requested"] == "fp16"
 
 
 def test_a_full_disk(fails, tmp_path, small_build, monkeypatch):
