@@ -113,6 +113,8 @@ class Run:
     def _check_folder(self, world: World) -> None:
         if not self.recipe.data:
             raise UsageError("this recipe has no data of its own: say where it is with --data")
+        if self.recipe.qat is not None and self.stage == "finetune" and self._source() is None:
+            raise UsageError("quantization-aware training starts from trained weights: name them with --from")
         if world.first:
             self.folder.mkdir(parents=True, exist_ok=True)
         if checkpoints.found(self.folder) and not self.resume:
@@ -146,8 +148,6 @@ class Run:
         from pstmo_edge.train.qat import QuantizedFinetune, calibration_for
 
         assert self.recipe.qat is not None
-        if self._source() is None:
-            raise UsageError("quantization-aware training starts from trained weights: name them with --from")
         objective = QuantizedFinetune(model, calibration_for(self.recipe, model), self.recipe.qat)
         emulated = TorchSession(objective.emulated())
         return objective, lambda: evaluate(emulated.run, held_out, windows.spec).mpjpe_mm
