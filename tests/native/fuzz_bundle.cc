@@ -1,9 +1,11 @@
 // Fuzzes the bundle reader: a manifest and weights from anywhere, in memory.
 //
 // The input is one byte of choice, three bytes of the manifest's length, the manifest, the weights. Read as they are, a
-// manifest almost never passes its digest, so by choice it is sealed again first: then every field is reached, and with it
-// the engine that is made of it. Built with Clang's -fsanitize=fuzzer it is a libFuzzer target; with fuzz_main.cc it runs
-// anywhere. Built with PSTMO_EDGE_PLANTED (tests/native/CMakeLists.txt) it must find what was planted.
+// manifest almost never passes its digest, so by choice it is sealed again first: then every field is reached, and with
+// it the engine that is made of it. Built with Clang's -fsanitize=fuzzer it is a libFuzzer target; with fuzz_main.cc it
+// runs anywhere. Built with PSTMO_EDGE_PLANTED (tests/native/CMakeLists.txt) it must find what was planted.
+#include "fuzz_bundle.h"
+
 #include <cstdint>
 #include <cstdlib>
 #include <string>
@@ -12,7 +14,6 @@
 #include "bundle.h"
 #include "bundles.h"
 #include "engine.h"
-#include "fuzz_bundle.h"
 
 namespace {
 
@@ -20,7 +21,8 @@ constexpr size_t kHead = 4;
 constexpr int64_t kLargestNetwork = 64 * 1024;  // larger ones are refused here for speed alone, not for safety
 
 bool is_small(const pstmo_edge::Manifest& manifest) {
-  return int64_t{manifest.frames} * manifest.channels <= kLargestNetwork && manifest.hidden <= 256 && manifest.channels <= 256;
+  return int64_t{manifest.frames} * manifest.channels <= kLargestNetwork && manifest.hidden <= 256 &&
+         manifest.channels <= 256;
 }
 
 void run_engine(const pstmo_edge::Manifest& manifest, const pstmo_edge::TensorTable& tensors) {

@@ -1,5 +1,5 @@
-// fuzz_bundle MUTANTS [SEED]: good bundles, changed in ways that break readers, deterministically. Run it under ASan and
-// UBSan: what is wrong ends the program.
+// fuzz_bundle MUTANTS [SEED]: good bundles, changed in ways that break readers, deterministically. Run it under ASan
+// and UBSan: what is wrong ends the program.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -24,10 +24,47 @@ class Random {
 };
 
 // What readers of numbers and JSON stumble over.
-const char* const kWords[] = {"0", "-1", "1", "2", "9", "65535", "65536", "2147483647", "2147483648", "4294967295", "4294967296",
-                              "9223372036854775807", "9223372036854775808", "18446744073709551615", "1e309", "1e-9", "0.5", "null",
-                              "true", "[]", "{}", "\"\"", "[[[[", "]]]]", "}", "\\u0000", "\\ud800", "\"", ",", ":", "F16", "BF16", "I8",
-                              "U8", "I32", "[1,1,1,1]", "[0,4]", "__metadata__", "../x", "p-stmo", "int8"};
+const char* const kWords[] = {"0",
+                              "-1",
+                              "1",
+                              "2",
+                              "9",
+                              "65535",
+                              "65536",
+                              "2147483647",
+                              "2147483648",
+                              "4294967295",
+                              "4294967296",
+                              "9223372036854775807",
+                              "9223372036854775808",
+                              "18446744073709551615",
+                              "1e309",
+                              "1e-9",
+                              "0.5",
+                              "null",
+                              "true",
+                              "[]",
+                              "{}",
+                              "\"\"",
+                              "[[[[",
+                              "]]]]",
+                              "}",
+                              "\\u0000",
+                              "\\ud800",
+                              "\"",
+                              ",",
+                              ":",
+                              "F16",
+                              "BF16",
+                              "I8",
+                              "U8",
+                              "I32",
+                              "[1,1,1,1]",
+                              "[0,4]",
+                              "__metadata__",
+                              "../x",
+                              "p-stmo",
+                              "int8"};
 
 // A place inside the text parts (both JSON headers), where changes matter most; else anywhere.
 size_t place(const std::string& input, Random& random) {
