@@ -153,7 +153,7 @@ def build(
         raise UsageError("--precision auto has to measure: leave --no-measure out, or name a precision")
     lifter = pe.load_model(model, frames, checkpoint, t_downsample=t_downsample, trained_on=trained_on)
     lifter = pe.emitting(lifter, emit)
-    backend = default_backend("int8" if precision == AUTO else precision, lifter) if backend == AUTO else backend
+    backend = default_backend("int8" if precision == AUTO else precision, lifter.lifter) if backend == AUTO else backend
     check_lifter(backend, lifter.lifter)
     payoff = None
     with console.progress_bar() as bar:
