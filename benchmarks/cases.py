@@ -176,14 +176,9 @@ def described(row: Row, manifest: Manifest) -> Row:
     )
 
 
-def runtime_installed(case: Case, backend: str) -> bool:
-    """Whether the packages are there that this case needs of its backend."""
-    known = BACKENDS.get(backend)
-    if known is None:
-        return True  # the trouble is another
-    building = isinstance(case, BuildCase) and case.precision == "int8"
-    packages = known.packages + (known.build_packages if building else ())
-    return all(installed_version(package) for package in packages)
+def runtime_installed(backend: str) -> bool:
+    """Whether the packages of a backend are there; where there is no such backend the trouble is another."""
+    return backend not in BACKENDS or all(installed_version(package) for package in BACKENDS[backend].packages)
 
 
 def _fits(path: Path, model: Any) -> tuple[str, str] | None:

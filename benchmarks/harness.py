@@ -205,7 +205,7 @@ class _Bench:
                 row = self._flipped(row, engine)
             row = replace(row, mflop=_mflop(engine))
         except Exception as error:  # one engine's trouble is one row
-            missing = not runtime_installed(case, row.backend)
+            missing = not runtime_installed(row.backend)
             return _Prepared(replace(row, status="missing" if missing else "failed", reason=one_line(error)))
         accuracy = engine.manifest.accuracy
         where = f"{accuracy.data}, {accuracy.keypoints} keypoints" if accuracy else ""

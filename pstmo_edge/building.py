@@ -62,7 +62,7 @@ class Request:
     def __post_init__(self) -> None:
         """Refuse what cannot work, before minutes are spent on it."""
         get_backend(self.backend, self.precision)
-        require(self.backend, building=self.precision == "int8")
+        require(self.backend)
         if self.precision == "int8" and not runs_here(self.target):
             raise BackendError(
                 f"an engine for {self.target.name} cannot be measured on this CPU, where its "

@@ -82,7 +82,6 @@ _RUNTIMES: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
         "pip install 'pstmo-edge[onnxruntime]'",
     ),
     ("openvino", ("openvino",), "backend openvino", "pip install 'pstmo-edge[openvino]'"),
-    ("nncf", ("nncf",), "INT8 for openvino", "pip install 'pstmo-edge[openvino]'"),
     ("scipy", ("scipy",), "the .mat files of MPI-INF-3DHP", "pip install 'pstmo-edge[data]'"),
     ("h5py", ("h5py",), "the .mat files of MPI-INF-3DHP", "pip install 'pstmo-edge[data]'"),
     (

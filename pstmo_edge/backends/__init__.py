@@ -41,7 +41,6 @@ class Backend:
     packages: tuple[str, ...]
     extra: str
     precisions: tuple[str, ...]
-    build_packages: tuple[str, ...] = ()  # needed to build an INT8 bundle and not to run it
     models: tuple[str, ...] = ()
 
 
@@ -50,7 +49,7 @@ BACKENDS = {
     for backend in (
         Backend("torch", ("torch",), "build", ("fp32", "fp16")),
         Backend("onnxruntime", ("onnxruntime",), "build", ("fp32", "fp16", "bf16", "int8", "fp8", "w8a16", "w4")),
-        Backend("openvino", ("openvino",), "openvino", ("fp32", "fp16", "bf16", "int8"), build_packages=("nncf",)),
+        Backend("openvino", ("openvino",), "openvino", ("fp32", "fp16", "bf16", "int8")),
         Backend("native", (LIBRARY,), "", ("fp32", "int8"), models=("p-stmo", "p-stmo-s")),
     )
 }
@@ -111,11 +110,10 @@ def installed_version(package: str) -> str | None:
         return None
 
 
-def require(name: str, *, building: bool = False) -> dict[str, str]:
+def require(name: str) -> dict[str, str]:
     """Versions of the packages a backend needs; raises BackendError with the command that installs what is missing."""
     backend = get_backend(name)
-    packages = backend.packages + (backend.build_packages if building else ())
-    versions = {package: installed_version(package) for package in packages}
+    versions = {package: installed_version(package) for package in backend.packages}
     missing = [package for package, version in versions.items() if version is None]
     if LIBRARY in missing:
         raise BackendError(f"the {name} backend needs {LIBRARY}: {library.why_unavailable()}")

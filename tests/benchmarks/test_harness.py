@@ -125,12 +125,13 @@ def test_what_cannot_be_built_is_a_row_with_its_reason(bench, shop, fakes):
 
 def test_an_absent_runtime_is_missing(bench, shop, fakes, monkeypatch):
     stock_all(shop, fakes)
-    command = "the openvino backend needs nncf, not installed here: pip install 'pstmo-edge[openvino]'"
-    shop.stock["openvino", "int8"] = BackendError(command)
-    monkeypatch.setattr(cases_module, "installed_version", lambda name: None if name == "nncf" else "1.0")
+    command = "the openvino backend needs openvino, not installed here: pip install 'pstmo-edge[openvino]'"
+    shop.stock["openvino", "fp32"] = shop.stock["openvino", "int8"] = BackendError(command)
+    monkeypatch.setattr(cases_module, "installed_version", lambda name: None if name == "openvino" else "1.0")
     rows = bench().rows
-    assert (rows[4].status, rows[4].reason) == ("missing", command)
-    assert rows[3].status == "ok", "nncf is needed to build INT8 and for nothing else"
+    absent = [row for row in rows if row.backend == "openvino"]
+    assert [(row.status, row.reason) for row in absent] == [("missing", command)] * 2
+    assert all(row.status == "ok" for row in rows if row.backend != "openvino")
 
 
 def test_an_engine_that_breaks_while_it_is_timed_is_a_failed_row(bench, shop, fakes):

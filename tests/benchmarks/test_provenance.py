@@ -12,7 +12,7 @@ import pstmo_edge.benchmarks.harness, pstmo_edge.benchmarks.tables, pstmo_edge.b
 import pstmo_edge.benchmarks.plots
 print(json.dumps(sorted(sys.modules)))
 """
-HEAVY = {"torch", "onnxruntime", "openvino", "nncf", "onnx", "matplotlib", "plotly", "scipy"}
+HEAVY = {"torch", "onnxruntime", "openvino", "onnx", "matplotlib", "plotly", "scipy"}
 
 
 def test_import_is_light():
