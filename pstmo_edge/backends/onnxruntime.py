@@ -9,6 +9,9 @@ from pstmo_edge.bundle import Bundle
 from pstmo_edge.errors import BackendError
 
 ARTIFACT = "model.onnx"
+# Makes a product of matrices and the addition behind it one Gemm, which runs in float, its INT8 weights dequantized
+# at every call: 2.4 ms instead of 1.1 for P-STMO-S with 27 frames.
+DISABLED = ("MatMulAddFusion",)
 
 
 class OnnxRuntimeSession:
@@ -24,7 +27,7 @@ class OnnxRuntimeSession:
         options.log_severity_level = 3
         # Unasked, ONNX Runtime rounds the activations of layers with 4-bit or 8-bit weights to 8 bits: 1 is float32.
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-        disabled = ["ReluQuantRewrite"] if keep_relu else []
+        disabled = [*DISABLED, "ReluQuantRewrite"] if keep_relu else [*DISABLED]
         self.session = ort.InferenceSession(
             model, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
         )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from pstmo_edge.backends.onnxruntime import OnnxRuntimeSession
+from pstmo_edge.backends.onnxruntime import DISABLED, OnnxRuntimeSession
 from pstmo_edge.calib.calibrate import calibrate, corrected
 from pstmo_edge.calib.emulation import IntegerLayer, boundaries
 from pstmo_edge.calib.qdq import boundary_names, quantized_graph
@@ -87,6 +87,20 @@ def test_onnxruntime_is_within_one_step_of_the_emulation_at_every_boundary(targe
     with torch.inference_mode():
         exact = model(torch.from_numpy(windows)).numpy()
     assert mpjpe(poses, exact).mean() < 0.2, mpjpe(poses, exact).mean()
+
+
+def test_onnxruntime_computes_every_integer_layer_in_integers(published, emulated, tmp_path):
+    """With the optimizers that the backend leaves out: another one dequantizes weights at every call instead."""
+    import onnxruntime as ort
+
+    quantized = quantized_graph(published[1], emulated["x86-avx2"])
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    ort.InferenceSession(quantized.SerializeToString(), options, disabled_optimizers=list(DISABLED))
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    assert kinds.count("MatMulIntegerToFloat") == 27
+    assert "DequantizeLinear" not in kinds
 
 
 def test_the_comparison_of_boundaries_can_fail(published, emulated):
