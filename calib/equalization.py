@@ -67,7 +67,7 @@ def equalize(
     chosen: dict[str, float] = {}
     with torch.no_grad():
         for place in places(model, keypoints):
-            if place.readers[0] in settings.keep_float:
+            if place.readers[0] in settings.keep_float or place.readers[0] not in seen:  # or never computed
                 continue
             channels = len(model.get_submodule(place.makers[0]).weight) - place.start
             strength, factors = _best([seen[name] for name in place.readers], channels, settings)
