@@ -30,7 +30,7 @@ from pstmo_edge.calib.windows import windows_key
 from pstmo_edge.errors import PstmoEdgeError
 from pstmo_edge.files import write_atomic
 
-_VERSION = 2  # of what the methods compute: raise it when the same settings give other integers
+_VERSION = 3  # of what the methods compute: raise it when the same settings give other integers
 _KEPT = 24  # entries; the least recently used go first
 
 

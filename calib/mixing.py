@@ -79,7 +79,7 @@ def choose_mix(
     ]
     shares = {name: costs[name] / max_drop_mm if max_drop_mm else 0.0 for name in usable}
     if max_jitter_percent is not None:
-        spare = found.jitter_mm**2 * ((1 + max_jitter_percent / 100) ** 2 - 1)
+        spare = found.spare_jitter(max_jitter_percent)
         jitters = {layer.name: layer.jitter_mm**2 for layer in found.layers}
         usable = [name for name in usable if jitters[name] <= spare]
         # The larger share of the two bounds: where these add up to 1, both hold.

@@ -61,13 +61,13 @@ class Plan:
         if self.found is None:  # weights that mean nothing: all but the ends, to measure the speed
             yield Mix(tuple(name for name in self.emulated.layers if name not in self.ends), 0.0, 1.0)
             return
-        last: tuple[str, ...] | None = None
-        for attempt in range(_ATTEMPTS):
-            ends = self.ends if ends_in_float else ()
-            mix = choose_mix(self.found, self.times, max_drop_mm * 0.5**attempt, ends, max_jitter_percent)
-            if mix.integers and mix.integers != last:
-                yield mix
-            last = mix.integers
+        ends, bound = self.ends if ends_in_float else (), max_drop_mm
+        for _ in range(_ATTEMPTS):
+            mix = choose_mix(self.found, self.times, bound, ends, max_jitter_percent)
+            if not mix.integers:
+                return
+            yield mix
+            bound = min(bound, mix.expected_mm) / 2  # below what it spends, so that the next mix is another
 
     def quantized(self, mix: Mix) -> Quantized:
         """The graph of one mix, its biases corrected."""
@@ -102,7 +102,8 @@ def make_plan(
     fused, settings = fuse(model), settings_for(target)
     with torch.no_grad():
         poses = fused(torch.from_numpy(windows[:: max(1, len(windows) // 64)])).numpy()
-    check_handedness(poses.reshape(-1, *poses.shape[-2:]), model.lifter.pose_skeleton)
+    if model.lifter.weights != "random":  # whose poses are no people's
+        check_handedness(poses.reshape(-1, *poses.shape[-2:]), model.lifter.pose_skeleton)
     emulated = cached_calibration(fused, windows, settings, tell)
     precisions = {layer.name: layer for layer in layer_precisions(graph)}
     counts = {name: precisions[name].multiply_adds for name in emulated.layers}

@@ -18,6 +18,7 @@ from pstmo_edge.calib.observers import Progress, silent
 from pstmo_edge.metrics import MM, mpjpe
 from pstmo_edge.models.interception import intercepted
 
+_QUANTILES = 200
 _BATCH_TOKENS = 4096  # the outputs of all layers are kept for one batch: about 250 MB for P-STMO-S
 
 
@@ -42,14 +43,15 @@ class LayerCost:
 class Sensitivity:
     """What all layers cost, dearest first, beside the whole: `error_mm` of the float model, `moved_mm` of all INT8.
 
-    `jitter_mm` is the float model's own acceleration error, root mean square, by which that of layers is judged.
+    `accelerations_mm` are even quantiles of the float model's own acceleration errors over joints and frames:
+    most are small and few are large, so what trembling adds to their mean is not told by any one number.
     """
 
     layers: tuple[LayerCost, ...]
     error_mm: float
     moved_mm: float
     windows: int
-    jitter_mm: float = 0.0
+    accelerations_mm: tuple[float, ...] = ()
 
     def expected_mm(self, layer: LayerCost) -> float:
         """What to reckon with for one layer: its measured cost, and not less than what its movement costs on average.
@@ -59,6 +61,18 @@ class Sensitivity:
         """
         return max(layer.cost_mm, layer.moved_mm**2 / (3 * max(self.error_mm, 1.0)))
 
+    def spare_jitter(self, percent: float) -> float:
+        """The mean square of the trembling (mm^2 a frame^4) that raises the mean acceleration error by `percent`.
+
+        An independent trembling of that mean square s makes an error a sqrt(a^2 + s).
+        """
+        errors = np.array(self.accelerations_mm)
+        wanted, low, high = errors.mean() * (1 + percent / 100), 0.0, (10 + percent) ** 2 * (1 + errors.max()) ** 2
+        for _ in range(80):
+            middle = (low + high) / 2
+            low, high = (low, middle) if np.sqrt(errors**2 + middle).mean() > wanted else (middle, high)
+        return low
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
@@ -66,7 +80,8 @@ class Sensitivity:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Sensitivity:
         """Back from JSON."""
-        return cls(**{**values, "layers": tuple(LayerCost(**layer) for layer in values["layers"])})
+        layers = tuple(LayerCost(**layer) for layer in values["layers"])
+        return cls(**{**values, "layers": layers, "accelerations_mm": tuple(values["accelerations_mm"])})
 
 
 def sensitivity(
@@ -101,12 +116,13 @@ def sensitivity(
             moved_mm=_mean(np.concatenate(alone[name]), base),
             cost_mm=_mean(np.concatenate(alone[name]), poses) - error,
             gain_mm=moved - _mean(np.concatenate(freed[name]), base),
-            jitter_mm=_acceleration(np.concatenate(alone[name]) - base),
+            jitter_mm=float(np.sqrt(np.square(_accelerations(np.concatenate(alone[name]) - base)).mean())),
         )
         for name in layers
     ]
     ranked = tuple(sorted(costs, key=lambda cost: -cost.moved_mm))
-    return Sensitivity(ranked, error, moved, len(windows), _acceleration(base - poses))
+    own = np.quantile(_accelerations(base - poses), (np.arange(_QUANTILES) + 0.5) / _QUANTILES)
+    return Sensitivity(ranked, error, moved, len(windows), tuple(own.tolist()))
 
 
 class _Pass:
@@ -145,10 +161,11 @@ class _Pass:
         return poses
 
 
-def _acceleration(moved: FloatArray) -> float:
-    """Root mean square over joints of the second difference of every three windows, millimetres a frame squared."""
+def _accelerations(moved: FloatArray) -> FloatArray:
+    """Size of the second difference of every three windows, by joint, millimetres a frame squared."""
     threes = moved[: len(moved) // 3 * 3].reshape(-1, 3, *moved.shape[1:])
-    return float(np.sqrt(np.square(np.diff(threes, 2, axis=1)).sum(-1).mean())) * MM
+    found: FloatArray = np.linalg.norm(np.diff(threes, 2, axis=1), axis=-1) * MM
+    return found
 
 
 def _mean(found: FloatArray, target: FloatArray) -> float:

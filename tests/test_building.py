@@ -119,25 +119,28 @@ def above(small_prepared, drop):
 def test_too_large_a_drop_is_mended_by_leaving_more_layers_in_float(
     small_model, small_prepared, short_sequences, tmp_path, monkeypatch
 ):
-    drops = iter([2.0, 1.5, 0.5])
+    drops = iter([2000.0, 1500.0, 500.0])  # random weights cost metres
     monkeypatch.setattr(building, "_measured", lambda *_: above(small_prepared, next(drops)))
     tried = []
     choose = plan.choose_mix
 
-    def watched(found, times, bound, always_float, jitter):
-        everything = sum(found.expected_mm(layer) for layer in found.layers)  # of random weights: tens of millimetres
-        mix = choose(found, times, 0.8 * everything * bound, always_float, jitter)
-        tried.append((bound, mix))
-        return mix
+    def watched(found, times, bound, *rest):
+        tried.append((bound, choose(found, times, bound, *rest)))
+        return tried[-1][1]
 
     monkeypatch.setattr(plan, "choose_mix", watched)
-    bundle = pe.build(small_model, "int8", calibration=short_sequences, out=tmp_path / "e", prepared=small_prepared)
-    assert [bound for bound, _ in tried] == [1.0, 0.5, 0.25]
-    counts = [len(mix.integers) for _, mix in tried]
-    assert counts[0] > counts[-1] > 0
+    bundle = pe.build(
+        small_model, "int8", calibration=short_sequences, out=tmp_path / "e", prepared=small_prepared,
+        max_drop_mm=1000.0,
+    )  # fmt: skip
+    bounds, mixes = zip(*tried, strict=True)
+    assert len(mixes) == 3
+    assert bounds[0] == 1000.0
+    assert all(later <= mix.expected_mm / 2 for later, mix in zip(bounds[1:], mixes, strict=False))
+    assert mixes[0].time < mixes[1].time < mixes[2].time < 1
     precisions = {layer.name: layer.precision for layer in bundle.manifest.precision.layers}
-    assert {name for name, precision in precisions.items() if precision == "int8"} == set(tried[-1][1].integers)
-    assert bundle.manifest.accuracy.drop_mm == pytest.approx(0.5)
+    assert {name for name, precision in precisions.items() if precision == "int8"} == set(mixes[2].integers)
+    assert bundle.manifest.accuracy.drop_mm == pytest.approx(500.0)
 
 
 def test_a_drop_that_cannot_be_mended_is_refused(small_model, small_prepared, short_sequences, tmp_path, monkeypatch):

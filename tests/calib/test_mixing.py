@@ -46,12 +46,25 @@ def test_what_saves_no_time_or_is_not_worth_its_cost_stays_in_float():
 
 def test_a_bound_on_jitter_keeps_trembling_layers_in_float():
     layers = tuple(LayerCost(name, 0.0, 0.01, 0.0, jitter) for name, jitter in {"a": 0.1, "b": 0.4, "c": 3.0}.items())
-    found = Sensitivity(layers, 45.0, 1.0, 64, jitter_mm=3.0)
+    found = Sensitivity(layers, 45.0, 1.0, 64, accelerations_mm=(3.0,))
     times = {name: LayerTime(10, 4) for name in "abc"}
     assert choose_mix(found, times, 1.0).integers == ("a", "b", "c")
     assert choose_mix(found, times, 1.0, (), 2.0).integers == ("a", "b")  # 0.17 of 0.36 mm^2 more
     assert choose_mix(found, times, 1.0, (), 0.5).integers == ("a",)  # of 0.09
     assert choose_mix(found, times, 1.0, (), 50.0).integers == ("a", "b", "c")
+
+
+def test_spare_jitter_is_what_the_mean_error_can_take():
+    """Most errors are small and few are large: the large ones make no room."""
+    errors = np.array([0.5] * 90 + [30.0] * 10)
+    found = Sensitivity((), 45.0, 1.0, 64, accelerations_mm=tuple(errors))
+    spare = found.spare_jitter(5.0)
+    assert np.sqrt(errors**2 + spare).mean() == pytest.approx(1.05 * errors.mean())
+    assert spare < 0.1 * np.square(errors).mean() * (1.05**2 - 1)
+    noise = np.random.default_rng(0).normal(0, np.sqrt(spare / 3), (4000, 100, 3))
+    moved = np.linalg.norm(noise + errors[:, None] * [1, 0, 0], axis=-1)
+    assert moved.mean() / errors.mean() == pytest.approx(1.05, abs=0.02)
+    assert found.spare_jitter(0.0) == pytest.approx(0.0, abs=1e-9)
 
 
 def test_luck_with_the_windows_is_not_reckoned_with():
