@@ -244,7 +244,10 @@ def test_build_then_info_then_eval(run, tmp_path, small_build):
     code, out, err = run("build", *small_build(tmp_path))
     assert (code, err) == (0, "")
     assert "MPJPE" in out
-    assert sorted(path.name for path in (tmp_path / "here" / "engine").iterdir()) == ["manifest.json", "weights.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "here" / "engine").iterdir()) == [
+        "manifest.json",
+        "weights.safetensors",
+    ]
 
     code, out, _ = run("info", "--json")
     assert code == 0

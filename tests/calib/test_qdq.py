@@ -15,7 +15,7 @@ from pstmo_edge.calib.windows import calibration_windows
 from pstmo_edge.datasets import load_sequences
 from pstmo_edge.errors import UsageError
 from pstmo_edge.export import export_onnx, exportable
-from pstmo_edge.graph import layer_precisions, weight_magnitudes, weighted_layers
+from pstmo_edge.graph import layer_nodes, layer_precisions, weight_magnitudes, weighted_layers
 from pstmo_edge.metrics import mpjpe
 from pstmo_edge.models.zoo import MODELS, create_model, load_model
 from pstmo_edge.targets import TARGETS, runs_here
@@ -69,6 +69,38 @@ def boundary_steps(graph, model, windows):
         steps[name] = float((grid.quantize(given) - grid.quantize(x)).abs().max())
         outs[name] = float((torch.from_numpy(found[after]).reshape(y.shape) - y).abs().max() / y.abs().max())
     return steps, outs
+
+
+def layer_differences(graph, model, windows):
+    """By integer layer, how far ONNX Runtime's outputs are from the emulation's of the very same inputs.
+
+    In units of what one step of one input can change in an output, and a little for the rounding of floats.
+    """
+    shown, names = exposed(graph)
+    session = OnnxRuntimeSession(shown.SerializeToString()).session
+    outputs = [value.name for value in session.get_outputs()]
+    found = dict(zip(outputs, session.run(None, {session.get_inputs()[0].name: windows}), strict=True))
+    nodes = {node.name: node for node in layer_nodes(graph)}
+    differences = {}
+    for name, before, after in names:
+        layer, given, made = model.layers[name], torch.from_numpy(found[before]), torch.from_numpy(found[after])
+        if nodes[name].op_type == "Conv":
+            given, made = taps_side_by_side(nodes[name], given), made.transpose(1, 2)
+        expected = layer(given)
+        step = layer.grid.scale * layer.dequantized().abs().max()
+        differences[name] = float(
+            (made.reshape(expected.shape) - expected).abs().max() / (step + 1e-5 * made.abs().max())
+        )
+    return differences
+
+
+def taps_side_by_side(node, x):
+    """What a convolution over time reads for each output: (B, C, T) to (B, T', taps x C)."""
+    given = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    assert given.get("group", 1) == 1
+    taps, stride, dilation = (given.get(name, [1])[0] for name in ("kernel_shape", "strides", "dilations"))
+    padded = torch.nn.functional.pad(x, tuple(given.get("pads", (0, 0))))
+    return padded.unfold(2, (taps - 1) * dilation + 1, stride)[..., ::dilation].permute(0, 2, 3, 1).flatten(2)
 
 
 @pytest.mark.parametrize("target", ["x86-avx2", "tensorrt"])
@@ -191,12 +223,16 @@ def test_every_architecture_has_its_graph(name, frames):
     precisions = {layer.name: layer.precision for layer in layer_precisions(result)}
     for layer in weighted_layers(graph):
         assert precisions[layer] == ("fp32" if layer in ends else "int8"), layer
+    differences = layer_differences(result, quantized, windows[:4])
+    assert set(differences) == set(quantized.layers) - set(ends)
+    assert max(differences.values()) <= 1, differences
     with torch.inference_mode():
         expected = quantized(torch.from_numpy(windows)).numpy()
         exact = fused(torch.from_numpy(windows)).numpy()
     found = OnnxRuntimeSession(result.SerializeToString()).run(windows)
+    # Random weights amplify one step in all later layers: the whole is compared loosely, the layers closely.
     moved = mpjpe(found, expected).mean()
-    assert moved < 0.3 * mpjpe(expected, exact).mean(), moved
+    assert moved < mpjpe(expected, exact).mean(), moved
 
 
 def test_formats_without_a_static_graph_are_refused(published):
