@@ -56,9 +56,10 @@ class Report:
         threads = provenance.describe_threads(self.provenance["threads"])
         settings = self.provenance["settings"]
         mirroring = "with mirroring: two forwards a pose" if settings.get("flip") else "without mirroring"
+        errors = "No weights, so no errors." if self.data == "nothing" else f"Errors on {self.data}."
         return (
             f"{_BATCHES[settings.get('scenario', 'single-stream')].format(settings.get('streams'))}, {threads}, "
-            f"{mirroring}. Errors on {self.data}. Outputs checked on {self.checked_windows} held-out windows, then "
+            f"{mirroring}. {errors} Outputs checked on {self.checked_windows} held-out windows, then "
             f"{count} forwards a row timed in {rounds} interleaved rounds; FPS is 1 / mean latency."
         )
 
