@@ -52,7 +52,8 @@ void attention(const Attention& a, const Out& out) {
     Out mixed = out;
     if (mixed.values != nullptr) mixed.values += first * mixed.values_stride;
     if (mixed.codes != nullptr) {
-      mixed.codes = static_cast<typename Codes::Code*>(mixed.codes) + first * mixed.codes_stride;
+      const ptrdiff_t bytes = mixed.codes_format == Format::Word ? sizeof(int16_t) : sizeof(typename Codes::Code);
+      mixed.codes = static_cast<char*>(mixed.codes) + first * mixed.codes_stride * bytes;
     }
     mixed.row_scale = inverse_sums;
     product_of<FloatPath, Finished<Codes>>(a.scores, padded, count, values, mixed);

@@ -38,14 +38,21 @@ inline Simd::F to_output(Simd::I sum, const Linear& linear, int column) {
   return Simd::fma(Simd::to_float(sum), Simd::load(linear.scale + column), Simd::load(linear.bias + column));
 }
 
-// One vector of one row on its way out; see Out. Int8Path says how codes are stored.
+// One vector of one row on its way out; see Out. The paths say how codes are stored.
 template <class Codes>
 inline void put(const Out& out, ptrdiff_t row, int column, Simd::F y) {
   if (out.residual != nullptr) y = Simd::add(y, Simd::load(out.residual + row * out.residual_stride + column));
   if (out.values != nullptr) Simd::store(out.values + row * out.values_stride + column, y);
   if (out.codes != nullptr) {
-    auto* const codes = static_cast<typename Codes::Code*>(out.codes) + row * out.codes_stride + column;
-    Codes::store_codes(codes, Simd::to_int(Simd::mul(y, Simd::set(out.inverse))), Simd::set_i(out.zero));
+    const Simd::F scaled = Simd::mul(y, Simd::set(out.inverse));
+    const ptrdiff_t at = row * out.codes_stride + column;
+    if (out.codes_format == Format::Word) {  // its steps are so small that a value may have no number in 32 bits
+      const Simd::F bounded = Simd::min(scaled, Simd::set(32767.0F));
+      WordPath::store_codes(static_cast<int16_t*>(out.codes) + at, Simd::to_int(bounded));
+    } else {
+      auto* const codes = static_cast<typename Codes::Code*>(out.codes) + at;
+      Codes::store_codes(codes, Simd::to_int(scaled), Simd::set_i(out.zero));
+    }
   }
 }
 
@@ -132,18 +139,28 @@ void product_of(const typename Path::Code* rows, ptrdiff_t stride, int count, co
 
 template <class Codes>
 void product(const void* rows, ptrdiff_t stride, int count, const Linear& linear, const Out& out) {
-  if (linear.quantized) {
-    product_of<Codes, Finished<Codes>>(static_cast<const typename Codes::Code*>(rows), stride, count, linear, out);
-  } else {
-    product_of<FloatPath, Finished<Codes>>(static_cast<const float*>(rows), stride, count, linear, out);
+  switch (linear.format) {
+    case Format::Byte:
+      return product_of<Codes, Finished<Codes>>(static_cast<const typename Codes::Code*>(rows), stride, count, linear,
+                                                out);
+    case Format::Word:
+      return product_of<WordPath, Finished<Codes>>(static_cast<const int16_t*>(rows), stride, count, linear, out);
+    case Format::Float:
+      return product_of<FloatPath, Finished<Codes>>(static_cast<const float*>(rows), stride, count, linear, out);
   }
 }
 
+template <class Path>
+size_t packed_bytes_of(int in, int out) {
+  return static_cast<size_t>(round_up(out, kPanel)) * static_cast<size_t>(round_up(in, Path::kGroup)) *
+         sizeof(typename Path::Weight);
+}
+
 template <class Codes>
-size_t packed_bytes(int in, int out, bool quantized) {
-  const size_t outputs = static_cast<size_t>(round_up(out, kPanel));
-  if (!quantized) return outputs * static_cast<size_t>(in) * sizeof(float);
-  return outputs * static_cast<size_t>(round_up(in, Codes::kGroup)) * sizeof(typename Codes::Weight);
+size_t packed_bytes(int in, int out, Format format) {
+  return format == Format::Byte   ? packed_bytes_of<Codes>(in, out)
+         : format == Format::Word ? packed_bytes_of<WordPath>(in, out)
+                                  : packed_bytes_of<FloatPath>(in, out);
 }
 
 // Weights [out][in] into zeroed panels.

@@ -16,6 +16,7 @@ struct Simd {
   static F sub(F a, F b) { return _mm256_sub_ps(a, b); }
   static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
   static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+  static F min(F a, F b) { return _mm256_min_ps(a, b); }
   static F max(F a, F b) { return _mm256_max_ps(a, b); }
   static F add_to_exponent(F v, F shifted) {
     const __m256i power = _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);
@@ -85,13 +86,12 @@ struct Int8Path {
 };
 
 // Weights and activations in 16 bits: VPMADDWD adds two products in 32 bits, whatever the weights are.
-struct Int8WidePath {
+struct WordPath {
   using Code = int16_t;
   using Weight = int16_t;
   using Acc = __m256i;
   using Pair = __m256i;
   static constexpr int kGroup = 2;
-  static constexpr bool kWideWeights = true;
 
   static int offset(int k, int column, int panel) { return (k / 2 * panel + column) * 2 + k % 2; }
   static Pair broadcast(const Code* p) { return broadcast_32(p); }
@@ -99,6 +99,16 @@ struct Int8WidePath {
   static Acc step(Acc acc, Pair codes, Pair weights) {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(codes, weights));
   }
+  static void store_codes(Code* p, Simd::I v) {
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), words);
+  }
+};
+
+// 8-bit activations in the same way, for weights beyond 64.
+struct Int8WidePath : WordPath {
+  static constexpr bool kWideWeights = true;
+
   static void store_codes(Code* p, Simd::I v, Simd::I zero) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), clamp_to_byte(_mm256_add_epi32(v, zero)));
   }

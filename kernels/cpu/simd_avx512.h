@@ -16,6 +16,7 @@ struct Simd {
   static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
   static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
   static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+  static F min(F a, F b) { return _mm512_min_ps(a, b); }
   static F max(F a, F b) { return _mm512_max_ps(a, b); }
   static F add_to_exponent(F v, F shifted) {
     const __m512i power = _mm512_slli_epi32(_mm512_castps_si512(shifted), 23);
@@ -40,6 +41,31 @@ inline void transpose_four(const float* in, ptrdiff_t in_stride, float* out, ptr
   _mm_storeu_ps(out + 2 * out_stride, c);
   _mm_storeu_ps(out + 3 * out_stride, d);
 }
+
+// Two 16-bit activations by two weights into one 32-bit sum.
+struct WordPath {
+  using Code = int16_t;
+  using Weight = int16_t;
+  using Acc = __m512i;
+  using Pair = __m512i;
+  static constexpr int kGroup = 2;
+
+  static int offset(int k, int column, int panel) { return (k / 2 * panel + column) * 2 + k % 2; }
+  static Pair broadcast(const Code* p) {
+    int32_t two;
+    __builtin_memcpy(&two, p, 4);
+    return _mm512_set1_epi32(two);
+  }
+  static Pair load(const Weight* p) { return _mm512_loadu_si512(p); }
+  // In assembly for the reason below.
+  static Acc step(Acc acc, Pair codes, Pair weights) {
+    __asm__("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(codes), "v"(weights));
+    return acc;
+  }
+  static void store_codes(Code* p, Simd::I v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtsepi32_epi16(v));
+  }
+};
 
 // Four unsigned activations by four signed weights into one 32-bit sum.
 struct Int8Path {

@@ -16,6 +16,7 @@ struct Simd {
   static F sub(F a, F b) { return vsubq_f32(a, b); }
   static F mul(F a, F b) { return vmulq_f32(a, b); }
   static F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
+  static F min(F a, F b) { return vminq_f32(a, b); }
   static F max(F a, F b) { return vmaxq_f32(a, b); }
   static F add_to_exponent(F v, F shifted) {
     const int32x4_t power = vshlq_n_s32(vreinterpretq_s32_f32(shifted), 23);

@@ -46,6 +46,9 @@ struct Simd {
   static F fma(F a, F b, F c) {
     return each([&](int i) { return a.lane[i] * b.lane[i] + c.lane[i]; });
   }
+  static F min(F a, F b) {
+    return each([&](int i) { return a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; });
+  }
   static F max(F a, F b) {
     return each([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
   }
@@ -109,6 +112,24 @@ struct Int8Path {
     }
   }
   static Code code_of(int32_t zero) { return static_cast<Code>(zero); }
+};
+
+struct WordPath {
+  using Code = int16_t;
+  using Weight = int16_t;
+  using Acc = Simd::I;
+  using Pair = Int8Path::Pair;
+  static constexpr int kGroup = 1;
+
+  static int offset(int k, int column, int panel) { return k * panel + column; }
+  static Pair broadcast(const Code* p) { return {{*p, *p, *p, *p}}; }
+  static Pair load(const Weight* p) { return {{p[0], p[1], p[2], p[3]}}; }
+  static Acc step(Acc acc, Pair codes, Pair weights) { return Int8Path::step(acc, codes, weights); }
+  static void store_codes(Code* p, Simd::I v) {
+    for (int i = 0; i < Simd::kWidth; ++i) {
+      p[i] = static_cast<Code>(v.lane[i] < -32768 ? -32768 : v.lane[i] > 32767 ? 32767 : v.lane[i]);
+    }
+  }
 };
 
 }  // namespace

@@ -56,18 +56,12 @@ ModelConfig config_of(const Manifest& manifest) {
   return config;
 }
 
-uint64_t features_here() {
-  pstmo_edge_cpu_features features = {sizeof(pstmo_edge_cpu_features), 0, 0};
-  pstmo_edge_cpu_features_read(&features);
-  return features.present;
-}
-
 Result<std::unique_ptr<pstmo_edge_engine>> open_engine(const char* path, const pstmo_edge_engine_options* given) {
   Result<EngineOptions> options = read_options(given);
   if (!options) return options.error();
   Result<Bundle> bundle = open_bundle(path);
   if (!bundle) return bundle.error();
-  const Outcome target = check_target(bundle->manifest, features_here());
+  const Outcome target = check_target(bundle->manifest);
   if (!target) return target.error();
   Result<TensorTable> tensors = TensorTable::parse(bundle->weights.data(), bundle->weights.size());
   if (!tensors) return tensors.error();

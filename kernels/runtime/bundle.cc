@@ -8,27 +8,13 @@
 namespace pstmo_edge {
 namespace {
 
-bool has(uint64_t features, pstmo_edge_cpu_feature feature) { return (features >> feature & 1) != 0; }
-
-bool has_vnni(uint64_t features) {
-  return has(features, PSTMO_EDGE_CPU_FEATURE_AVX512_VNNI) || has(features, PSTMO_EDGE_CPU_FEATURE_AVX_VNNI);
-}
-
-// Whether four products of 8 bits are added in 32 bits here, so that weights of 8 bits cannot overflow.
-bool sums_in_32_bits(uint64_t features) {
-  const bool x86 = has(features, PSTMO_EDGE_CPU_FEATURE_AVX2) && has_vnni(features);
-  return x86 || (has(features, PSTMO_EDGE_CPU_FEATURE_NEON) && has(features, PSTMO_EDGE_CPU_FEATURE_DOTPROD));
-}
-
-enum class Presence { Unknown, Absent, Present };
-
-Presence presence(const std::string& name, uint64_t features) {
-  if (name == "vnni") return has_vnni(features) ? Presence::Present : Presence::Absent;  // either form of it
+// Whether it is a CPU's: "vnni" is either form of it.
+bool is_cpu_feature(const std::string& name) {
+  if (name == "vnni") return true;
   for (uint32_t i = 0; pstmo_edge_cpu_feature_describe(i) != nullptr; ++i) {
-    if (name == pstmo_edge_cpu_feature_describe(i))
-      return (features >> i & 1) != 0 ? Presence::Present : Presence::Absent;
+    if (name == pstmo_edge_cpu_feature_describe(i)) return true;
   }
-  return Presence::Unknown;
+  return false;
 }
 
 Outcome verify_content(const FileEntry& entry, const std::string& digest) {
@@ -86,17 +72,13 @@ Result<Bundle> open_bundle(const char* path) {
   return bundle;
 }
 
-Outcome check_target(const Manifest& manifest, uint64_t features) {
+Outcome check_target(const Manifest& manifest) {
   std::string missing;
   for (const std::string& name : manifest.requires_features) {
-    const Presence here = presence(name, features);
-    const bool needed = manifest.precision == "int8" && manifest.weight_bits > 7 && !sums_in_32_bits(features);
-    if (here == Presence::Unknown || (here == Presence::Absent && needed)) {
-      missing += (missing.empty() ? "" : ", ") + name;
-    }
+    if (!is_cpu_feature(name)) missing += (missing.empty() ? "" : ", ") + name;
   }
   if (missing.empty()) return Unit{};
-  return Error{PSTMO_EDGE_STATUS_CPU_UNSUPPORTED, "it was built for " + manifest.target + " and this CPU has no " +
+  return Error{PSTMO_EDGE_STATUS_CPU_UNSUPPORTED, "it was built for " + manifest.target + " and a CPU has no " +
                                                       missing + "; build it again for this CPU with --target"};
 }
 

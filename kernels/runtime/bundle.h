@@ -19,10 +19,10 @@ struct Bundle {
 // Read and verify the bundle in folder `path`: the manifest, and size and SHA-256 of every file it lists.
 Result<Bundle> open_bundle(const char* path);
 
-// Success where a CPU with these features (bits of pstmo_edge_cpu_feature) can run it: as pstmo_edge/targets.py
-// decides, weights of 7 bits or fewer run everywhere, others where all that the target requires is there, or sums
-// cannot overflow.
-Outcome check_target(const Manifest& manifest, uint64_t features);
+// Success where a CPU can run it. Any can: the kernels' sums are exact whatever the weights' bits and the instruction
+// set, so a CPU feature that the target names is what it is fast with, and none that it needs. What is no CPU's is
+// refused.
+Outcome check_target(const Manifest& manifest);
 
 }  // namespace pstmo_edge
 

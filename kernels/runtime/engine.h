@@ -37,7 +37,7 @@ struct Profile {
   struct Part {
     int64_t nanoseconds = 0;
     double multiply_adds = 0;
-    bool quantized = false;
+    Format format = Format::Float;
   };
   std::vector<Part> parts;
 };

@@ -14,12 +14,12 @@ constexpr float kNone = 1, kRelu = 0;
 
 int round_up(int value, int step) { return (value + step - 1) / step * step; }
 
-// Rows for a product: as codes where the product is INT8, else as floats.
+// Rows for a product, in the format that it reads.
 Out operand(const Linear& reader, void* buffer, ptrdiff_t stride, float slope = kNone) {
   Out out;
   out.slope = slope;
-  if (reader.quantized) {
-    out.codes = buffer, out.codes_stride = stride;
+  if (reader.format != Format::Float) {
+    out.codes = buffer, out.codes_stride = stride, out.codes_format = reader.format;
     out.inverse = reader.input_inverse, out.zero = reader.input_zero;
   } else {
     out.values = static_cast<float*>(buffer), out.values_stride = stride;
@@ -44,11 +44,11 @@ int query_count(const Layer& layer, int count) { return layer.stride == 1 ? coun
 // Adds the time until its end to a part of the profile, if there is one.
 class Timer {
  public:
-  Timer(Profile* profile, int part, double multiply_adds, bool quantized = false) {
+  Timer(Profile* profile, int part, double multiply_adds, Format format = Format::Float) {
     if (profile == nullptr) return;
     part_ = &profile->parts[static_cast<size_t>(part)];
     part_->multiply_adds += multiply_adds;
-    part_->quantized = quantized;
+    part_->format = format;
     start_ = std::chrono::steady_clock::now();
   }
   ~Timer() {
@@ -129,8 +129,7 @@ void Forward::run(int stage, int first, int count, const Source& source, Window&
 
 void Forward::multiply(const void* rows, ptrdiff_t stride, int count, const Linear& linear, const Out& out,
                        Scratch& scratch) const {
-  const Timer timer(scratch.profile, linear.part, static_cast<double>(count) * linear.in * linear.out,
-                    linear.quantized);
+  const Timer timer(scratch.profile, linear.part, static_cast<double>(count) * linear.in * linear.out, linear.format);
   kernels_.product(rows, stride, count, linear, out);
 }
 
@@ -138,7 +137,7 @@ void Forward::encode(const float* keypoints, int count, float* tokens, Scratch& 
   const int inputs = 2 * network_.config.joints, width = 2 * network_.config.channels;
   const void* rows = keypoints;
   ptrdiff_t stride = inputs;
-  if (network_.fc_1.quantized) {
+  if (network_.fc_1.format != Format::Float) {
     // Whole vectors for the conversion: the frames are copied to wider rows first.
     stride = round_up(inputs, kAlign);
     auto* const padded = static_cast<float*>(scratch.wider);
@@ -150,7 +149,7 @@ void Forward::encode(const float* keypoints, int count, float* tokens, Scratch& 
   Out first = operand(network_.w1, scratch.wider, width, kLeak);
   first.values = scratch.frames, first.values_stride = width;
   multiply(rows, stride, count, network_.fc_1, first, scratch);
-  const void* const residual = network_.w1.quantized ? scratch.wider : static_cast<void*>(scratch.frames);
+  const void* const residual = network_.w1.format == Format::Float ? static_cast<void*>(scratch.frames) : scratch.wider;
   multiply(residual, width, count, network_.w1, operand(network_.w2, scratch.wide, width, kLeak), scratch);
   Out second = operand(network_.fc_2, scratch.wider, width, kLeak);
   second.residual = scratch.frames, second.residual_stride = width;
@@ -208,8 +207,7 @@ void Forward::attend(size_t number, const float* queries, int rows, const Window
     attention.queries = queries + head * width;
     attention.keys = window.keys[side] + head * keys_of_head;
     attention.values = window.values[side] + static_cast<ptrdiff_t>(head) * layer.tokens_in * width;
-    const int bytes = layer.out.quantized ? kernels_.code_bytes : static_cast<int>(sizeof(float));
-    void* const columns = static_cast<char*>(scratch.mixed) + head * width * bytes;
+    void* const columns = static_cast<char*>(scratch.mixed) + head * width * kernels_.bytes_of(layer.out.format);
     kernels_.attention(attention, operand(layer.out, columns, channels));
   }
 }
@@ -260,15 +258,15 @@ void Forward::gather(const Layer& layer, int first, int rows, const Window& wind
 // The convolution pads with zeros, not with what the network makes of zeros.
 void Forward::clear_outside(const Layer& layer, int first, int rows, Scratch& scratch) const {
   const int hidden = network_.config.hidden;
-  const int bytes = layer.w_2.quantized ? kernels_.code_bytes : static_cast<int>(sizeof(float));
+  const int bytes = kernels_.bytes_of(layer.w_2.format);
   for (int i = 0; i < rows; ++i) {
     const int row = query_row(layer, first, i);
     if (row >= 0 && row < layer.tokens_in) continue;
     char* const wide = static_cast<char*>(scratch.wide) + static_cast<ptrdiff_t>(i) * hidden * bytes;
-    if (layer.w_2.quantized) {
+    if (layer.w_2.format == Format::Byte) {
       kernels_.clear_codes(wide, hidden, layer.w_2.input_zero);
     } else {
-      std::memset(wide, 0, static_cast<size_t>(hidden) * sizeof(float));
+      std::memset(wide, 0, static_cast<size_t>(hidden) * static_cast<size_t>(bytes));
     }
   }
 }
@@ -277,7 +275,7 @@ void Forward::finish(const Window& window, Scratch& scratch, float* pose) const 
   const int channels = network_.config.channels, outputs = 3 * network_.config.joints;
   const float* const token = window.tokens[network_.layers.size() % 2];
   const void* rows = token;
-  if (network_.head.quantized) {
+  if (network_.head.format != Format::Float) {
     kernels_.convert(token, channels, 1, channels, operand(network_.head, scratch.normed, channels));
     rows = scratch.normed;
   }

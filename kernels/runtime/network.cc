@@ -47,13 +47,26 @@ bool is_float(const Tensor& tensor) {
 
 int round_up(int value, int step) { return (value + step - 1) / step * step; }
 
-// The largest absolute 8-bit weight: 64 or less cannot overflow 16-bit sums of two products.
-int largest_weight(const TensorTable& tensors) {
-  int largest = 0;
+// The largest absolute 8-bit weight of all, and of those that 8-bit activations meet: where none of these is beyond 64,
+// no sum of two products leaves 16 bits.
+struct Largest {
+  int of_all = 0;
+  int of_bytes = 0;
+};
+
+Largest largest_weights(const TensorTable& tensors) {
+  constexpr std::string_view kWeight = "weight";
+  Largest largest;
   for (size_t t = 0; t < tensors.size(); ++t) {
-    if (tensors[t].dtype != Dtype::I8) continue;
-    const auto* const data = static_cast<const int8_t*>(tensors[t].data);
-    for (int64_t i = 0; i < tensors[t].elements(); ++i) largest = std::max(largest, std::abs(data[i]));
+    const Tensor& tensor = tensors[t];
+    if (tensor.dtype != Dtype::I8) continue;
+    const auto* const data = static_cast<const int8_t*>(tensor.data);
+    int own = 0;
+    for (int64_t i = 0; i < tensor.elements(); ++i) own = std::max(own, std::abs(data[i]));
+    largest.of_all = std::max(largest.of_all, own);
+    const size_t stem = tensor.name.size() < kWeight.size() ? 0 : tensor.name.size() - kWeight.size();
+    const Tensor* const zero = tensors.find(std::string(tensor.name.substr(0, stem)) + "input_zero_point");
+    if (zero == nullptr || zero->dtype != Dtype::I16) largest.of_bytes = std::max(largest.of_bytes, own);
   }
   return largest;
 }
@@ -89,13 +102,13 @@ class Loader {
     const Tensor* const bias = floats(name + ".bias", slice.total);
     if (weight == nullptr || bias == nullptr) return made;
     made.bias = copied(*bias, slice, factor);
-    made.quantized = weight->dtype == Dtype::I8;
-    void* const panels = memory_.take<uint8_t>(kernels_.packed_bytes(in, slice.rows, made.quantized));
+    if (weight->dtype == Dtype::I8 && !quantize(name, *weight, slice, factor, made)) return made;
+    void* const panels = memory_.take<uint8_t>(kernels_.packed_bytes(in, slice.rows, made.format));
     made.panels = panels;
     const int64_t begin = static_cast<int64_t>(slice.first) * in, count = static_cast<int64_t>(slice.rows) * in;
-    if (made.quantized) {
-      kernels_.pack_int8(static_cast<const int8_t*>(weight->data) + begin, in, slice.rows, panels);
-      quantize(name, *weight, slice, factor, made);
+    if (made.format != Format::Float) {
+      const auto pack = made.format == Format::Byte ? kernels_.pack_int8 : kernels_.pack_word;
+      pack(static_cast<const int8_t*>(weight->data) + begin, in, slice.rows, panels);
     } else {
       std::vector<float> values(static_cast<size_t>(count));
       for (int64_t i = 0; i < count; ++i) values[static_cast<size_t>(i)] = factor * read_float(*weight, begin + i);
@@ -125,25 +138,43 @@ class Loader {
   }
 
  private:
-  void quantize(const std::string& name, const Tensor& weight, Slice slice, float factor, Linear& made) {
+  // What a layer of 8-bit weights needs beside them; false after a complaint.
+  bool quantize(const std::string& name, const Tensor& weight, Slice slice, float factor, Linear& made) {
     const Tensor* const scale = floats(name + ".weight_scale", slice.total);
     const Tensor* const input_scale = floats(name + ".input_scale", 1);
     const Tensor* const zero = find(name + ".input_zero_point");
-    if (scale == nullptr || input_scale == nullptr || zero == nullptr) return;
-    if (zero->dtype != Dtype::U8 || zero->elements() != 1) return complain(name + ".input_zero_point must be one U8");
+    if (scale == nullptr || input_scale == nullptr || zero == nullptr || !read_zero(*zero, made)) return false;
     const float input = read_float(*input_scale, 0);
     if (!(input > 0) || !std::isfinite(1 / input)) return complain(name + ".input_scale must be above 0");
     made.input_inverse = 1 / input;
-    made.input_zero = *static_cast<const uint8_t*>(zero->data);
     made.scale = copied(*scale, slice, factor * input);
     auto* const start = memory_.take<int32_t>(padded(slice.rows));
+    made.start = start;
     const auto* codes = static_cast<const int8_t*>(weight.data) + static_cast<int64_t>(slice.first) * made.in;
     for (int o = 0; o < slice.rows; ++o) {
-      int32_t sum = 0;
-      for (int k = 0; k < made.in; ++k) sum += *codes++;
-      start[o] = -(made.input_zero - kernels_.code_shift) * sum;
+      int32_t sum = 0, magnitudes = 0;
+      for (int k = 0; k < made.in; ++k, ++codes) sum += *codes, magnitudes += std::abs(*codes);
+      if (made.format == Format::Byte) {
+        start[o] = -(made.input_zero - kernels_.code_shift) * sum;
+      } else if (magnitudes > kMostWordWeights) {
+        return complain(name + ".weight: the magnitudes of output " + std::to_string(slice.first + o) + " add up to " +
+                        std::to_string(magnitudes) + ", and with 16-bit inputs a sum is safe up to " +
+                        std::to_string(kMostWordWeights));
+      }
     }
-    made.start = start;
+    return true;
+  }
+
+  // The type of the zero point says of how many bits the inputs are.
+  bool read_zero(const Tensor& zero, Linear& made) {
+    int16_t word = 0;
+    if (zero.dtype == Dtype::I16 && zero.elements() == 1) std::memcpy(&word, zero.data, sizeof(word));
+    if (zero.elements() != 1 || word != 0 || (zero.dtype != Dtype::U8 && zero.dtype != Dtype::I16)) {
+      return complain(std::string(zero.name) + " must be one U8, or one I16 of 0");
+    }
+    made.format = zero.dtype == Dtype::U8 ? Format::Byte : Format::Word;
+    if (made.format == Format::Byte) made.input_zero = *static_cast<const uint8_t*>(zero.data);
+    return true;
   }
 
   size_t padded(int count) const { return static_cast<size_t>(round_up(count, kernels_.panel)); }
@@ -177,7 +208,10 @@ class Loader {
     return nullptr;
   }
 
-  void complain(const std::string& text) { trouble_ += (trouble_.empty() ? "" : ", ") + text; }
+  bool complain(const std::string& text) {
+    trouble_ += (trouble_.empty() ? "" : ", ") + text;
+    return false;
+  }
 
   const TensorTable& tensors_;
   const Kernels& kernels_;
@@ -263,11 +297,11 @@ std::vector<int> strides_of(int frames) {
 }
 
 Result<Network> load_network(const ModelConfig& config, const TensorTable& tensors, Isa isa, Memory& memory) {
-  const int largest = largest_weight(tensors);
-  const Kernels* const kernels = find_kernels(isa, largest > 64 ? 8 : 7);
+  const Largest largest = largest_weights(tensors);
+  const Kernels* const kernels = find_kernels(isa, largest.of_bytes > 64 ? 8 : 7);
   if (kernels == nullptr)
     return Error{PSTMO_EDGE_STATUS_CPU_UNSUPPORTED, "this CPU lacks the instruction set asked for"};
-  if (largest > 127)
+  if (largest.of_all > 127)
     return Error{PSTMO_EDGE_STATUS_BUNDLE_FOREIGN, "an INT8 weight is -128: symmetric ones end at -127"};
   Network network;
   network.config = config;

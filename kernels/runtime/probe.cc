@@ -103,20 +103,20 @@ extern "C" const char* pstmo_edge_probe_part(const pstmo_edge_probe* probe, int3
 }
 
 extern "C" void pstmo_edge_probe_profile(pstmo_edge_probe* probe, double* nanoseconds, double* multiply_adds,
-                                         int32_t* quantized) noexcept {
+                                         int32_t* formats) noexcept {
   for (pstmo_edge::Profile::Part& part : probe->profile.parts) {
     *nanoseconds++ = static_cast<double>(part.nanoseconds);
     *multiply_adds++ = part.multiply_adds;
-    *quantized++ = part.quantized ? 1 : 0;
+    *formats++ = static_cast<int32_t>(part.format);
     part = {};
   }
   probe->engine->set_profile(&probe->profile);
 }
 
-extern "C" double pstmo_edge_probe_peak(const char* isa, int32_t weight_bits, int32_t int8,
+extern "C" double pstmo_edge_probe_peak(const char* isa, int32_t weight_bits, int32_t format,
                                         int32_t iterations) noexcept {
   Isa wanted = Isa::Auto;
   const pstmo_edge::Kernels* kernels = parse_isa(isa, wanted) ? pstmo_edge::find_kernels(wanted, weight_bits) : nullptr;
   if (kernels == nullptr) return 0;
-  return int8 != 0 ? kernels->peak_int8(iterations) : kernels->peak_float(iterations);
+  return (format == 0 ? kernels->peak_float : format == 1 ? kernels->peak_int8 : kernels->peak_word)(iterations);
 }

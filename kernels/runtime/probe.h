@@ -37,13 +37,13 @@ PSTMO_EDGE_API void pstmo_edge_probe_infer_tokens(pstmo_edge_probe* probe, const
 PSTMO_EDGE_API int32_t pstmo_edge_probe_parts(const pstmo_edge_probe* probe) PSTMO_EDGE_NOEXCEPT;
 PSTMO_EDGE_API const char* pstmo_edge_probe_part(const pstmo_edge_probe* probe, int32_t part) PSTMO_EDGE_NOEXCEPT;
 
-/* For every part: nanoseconds, multiply-adds and whether they were of INT8, of the calling thread since the last call,
- * which starts the counting. */
+/* For every part: nanoseconds, multiply-adds and the format that they read (0 floats, 1 codes of 8 bits, 2 of 16), of
+ * the calling thread since the last call, which starts the counting. */
 PSTMO_EDGE_API void pstmo_edge_probe_profile(pstmo_edge_probe* probe, double* nanoseconds, double* multiply_adds,
-                                             int32_t* quantized) PSTMO_EDGE_NOEXCEPT;
+                                             int32_t* formats) PSTMO_EDGE_NOEXCEPT;
 
 /* Multiply-adds in `iterations` of a bare loop on registers; the caller takes the time. 0 where `isa` is not here. */
-PSTMO_EDGE_API double pstmo_edge_probe_peak(const char* isa, int32_t weight_bits, int32_t int8,
+PSTMO_EDGE_API double pstmo_edge_probe_peak(const char* isa, int32_t weight_bits, int32_t format,
                                             int32_t iterations) PSTMO_EDGE_NOEXCEPT;
 
 #ifdef __cplusplus

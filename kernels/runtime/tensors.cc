@@ -24,11 +24,12 @@ uint64_t little_endian(const uint8_t* p) {
 }
 
 bool parse_dtype(const std::string& name, Dtype& dtype) {
-  constexpr std::array<std::pair<std::string_view, Dtype>, 6> kNames = {{{"F32", Dtype::F32},
+  constexpr std::array<std::pair<std::string_view, Dtype>, 7> kNames = {{{"F32", Dtype::F32},
                                                                          {"F16", Dtype::F16},
                                                                          {"BF16", Dtype::BF16},
                                                                          {"I8", Dtype::I8},
                                                                          {"U8", Dtype::U8},
+                                                                         {"I16", Dtype::I16},
                                                                          {"I32", Dtype::I32}}};
   const auto found = std::find_if(kNames.begin(), kNames.end(), [&](auto& entry) { return entry.first == name; });
   if (found != kNames.end()) dtype = found->second;
@@ -86,6 +87,7 @@ int64_t size_of(Dtype dtype) {
       return 4;
     case Dtype::F16:
     case Dtype::BF16:
+    case Dtype::I16:
       return 2;
     case Dtype::I8:
     case Dtype::U8:

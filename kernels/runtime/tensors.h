@@ -11,7 +11,7 @@
 
 namespace pstmo_edge {
 
-enum class Dtype : uint8_t { F32, F16, BF16, I8, U8, I32 };
+enum class Dtype : uint8_t { F32, F16, BF16, I8, U8, I16, I32 };
 
 // Bytes of one element.
 int64_t size_of(Dtype dtype);

@@ -34,17 +34,22 @@ class Random {
 
 class Weights {
  public:
-  explicit Weights(const BundleSpec& spec) : random_(spec.seed), int8_(spec.int8) {}
+  explicit Weights(const BundleSpec& spec) : random_(spec.seed), int8_(spec.int8), words_(spec.words) {}
 
   void linear(const std::string& name, int in, int out, bool end = false) {
     const float bound = std::sqrt(3.0f / static_cast<float>(in));
-    if (int8_ && !end) {
+    if (int8_ && (words_ || !end)) {
+      const bool word = words_ && layers_++ % 2 == 0;
       std::string codes;
       for (int i = 0; i < in * out; ++i) codes += static_cast<char>(static_cast<int8_t>(random_.uniform() * 63.0f));
       add(name + ".weight", "I8", {out, in}, codes);
       add(name + ".weight_scale", "F32", {out}, floats(out, [&] { return bound / 63.0f; }));
-      add(name + ".input_scale", "F32", {1}, floats(1, [] { return 4.0f / 127.0f; }));
-      add(name + ".input_zero_point", "U8", {1}, std::string(1, static_cast<char>(128)));
+      add(name + ".input_scale", "F32", {1}, floats(1, [&] { return 4.0f / (word ? 32767.0f : 127.0f); }));
+      if (word) {
+        add(name + ".input_zero_point", "I16", {1}, std::string(2, '\0'));
+      } else {
+        add(name + ".input_zero_point", "U8", {1}, std::string(1, static_cast<char>(128)));
+      }
     } else {
       add(name + ".weight", "F32", {out, in}, floats(in * out, [&] { return random_.uniform() * bound; }));
     }
@@ -97,7 +102,8 @@ class Weights {
   }
 
   Random random_;
-  bool int8_;
+  bool int8_, words_;
+  int layers_ = 0;
   std::string header_, data_;
 };
 

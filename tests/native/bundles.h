@@ -21,6 +21,7 @@ struct BundleSpec {
   int target_index = 4;
   int lookahead_frames = 4;
   bool int8 = false;
+  bool words = false;  // with int8: every other layer reads activations of 16 bits, and the two ends are integers too
   std::string target = "generic";
   int weight_bits = 7;
   std::string required = "[]";  // JSON

@@ -64,7 +64,8 @@ const char* const kWords[] = {"0",
                               "__metadata__",
                               "../x",
                               "p-stmo",
-                              "int8"};
+                              "int8",
+                              "I16"};
 
 // A place inside the text parts (both JSON headers), where changes matter most; else anywhere.
 size_t place(const std::string& input, Random& random) {
@@ -131,9 +132,9 @@ int main(int argc, char** argv) {
   const unsigned long long mutants = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 10000;
   Random random(argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1);
   std::vector<std::string> seeds;
-  for (const bool int8 : {false, true}) {
+  for (const int format : {0, 1, 2}) {
     pstmo_edge::testing::BundleSpec spec;
-    spec.int8 = int8;
+    spec.int8 = format > 0, spec.words = format > 1;
     seeds.push_back(pstmo_edge::testing::fuzz_seed(spec));
     LLVMFuzzerTestOneInput(reinterpret_cast<const uint8_t*>(seeds.back().data()), seeds.back().size());
   }

@@ -99,7 +99,10 @@ void check(const BundleSpec& spec) {
     const std::vector<float> poses = infer(*engine, keypoints);
     const double worst = farthest(poses, reference);
     std::printf("%3d frames, %d channels%s, %s: %.1e of the largest output\n", spec.frames, spec.channels,
-                spec.int8 ? ", INT8" : "", engine->kernels().name, worst / scale);
+                spec.words  ? ", INT8 and 16-bit"
+                : spec.int8 ? ", INT8"
+                            : "",
+                engine->kernels().name, worst / scale);
     // A float's rounding can move a code of INT8 by one; the weights are random, which amplifies that.
     CHECK(worst <= (spec.int8 ? 2e-2 : 1e-5) * scale);
     for (const int threads : {1, 2}) check_bits(spec, *open(spec, weights, isa, threads), keypoints, poses);
@@ -110,9 +113,9 @@ void check(const BundleSpec& spec) {
 
 int main() {
   for (const int frames : {9, 27, 351}) {  // strides of 1, 3, and 9 and 13
-    for (const bool int8 : {false, true}) {
+    for (const int format : {0, 1, 2}) {
       BundleSpec spec;
-      spec.frames = frames, spec.int8 = int8;
+      spec.frames = frames, spec.int8 = format > 0, spec.words = format > 1;
       check(spec);
     }
   }
@@ -120,6 +123,8 @@ int main() {
   wide.layers = 1, wide.channels = 256, wide.hidden = 512, wide.heads = 8;
   check(wide);
   wide.int8 = true;
+  check(wide);
+  wide.words = true;
   check(wide);
   return check_result();
 }

@@ -1,6 +1,8 @@
 // Every instruction set's kernels that this CPU has against plain loops in double precision: sums of integers to the
 // bit.
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <random>
 #include <string>
@@ -11,6 +13,7 @@
 
 namespace {
 
+using pstmo_edge::Format;
 using pstmo_edge::Isa;
 using pstmo_edge::Kernels;
 using pstmo_edge::Linear;
@@ -31,16 +34,17 @@ size_t padded(const Kernels& kernels, int count) {
 
 bool close(double found, double expected, double scale = 1) { return std::fabs(found - expected) <= 2e-5 * scale; }
 
-// Codes as the numbers 0 .. 255 that they stand for.
-int code_at(const Kernels& kernels, const void* codes, size_t i) {
-  if (kernels.code_bytes == 2) return static_cast<const int16_t*>(codes)[i];
+// Codes as the numbers that they stand for: 0 .. 255, or of 16 bits.
+int code_at(const Kernels& kernels, Format format, const void* codes, size_t i) {
+  if (kernels.bytes_of(format) == 2) return static_cast<const int16_t*>(codes)[i];
   if (kernels.code_shift != 0) return static_cast<const int8_t*>(codes)[i] + kernels.code_shift;
   return static_cast<const uint8_t*>(codes)[i];
 }
 
-int expected_code(float value, float inverse, int zero) {
+int expected_code(Format format, float value, float inverse, int zero) {
   const double code = std::nearbyint(static_cast<double>(value * inverse)) + zero;
-  return static_cast<int>(std::fmin(std::fmax(code, 0), 255));
+  const double low = format == Format::Byte ? 0 : -32768, high = format == Format::Byte ? 255 : 32767;
+  return static_cast<int>(std::fmin(std::fmax(code, low), high));
 }
 
 // Rows, weights and biases of a float product, its outputs by plain loops, and what the kernels make of them.
@@ -48,7 +52,7 @@ void check_float_product(const Kernels& kernels, int rows, int in, int out) {
   const size_t width = padded(kernels, out), r_in = static_cast<size_t>(in);
   const std::vector<float> x = numbers(static_cast<size_t>(rows) * r_in), w = numbers(static_cast<size_t>(out) * r_in);
   std::vector<float> bias = numbers(width), residual = numbers(static_cast<size_t>(rows) * width);
-  std::vector<uint8_t> panels(kernels.packed_bytes(in, out, false));
+  std::vector<uint8_t> panels(kernels.packed_bytes(in, out, Format::Float));
   kernels.pack_float(w.data(), in, out, panels.data());
   Linear linear;
   linear.in = in, linear.out = out, linear.panels = panels.data(), linear.bias = bias.data();
@@ -76,61 +80,89 @@ void check_float_product(const Kernels& kernels, int rows, int in, int out) {
 }
 
 // Codes of some numbers; 0.5 and the like are rounded to even, what is beyond the ends is clamped.
-std::vector<uint8_t> codes_of(const Kernels& kernels, const std::vector<float>& values, int count, float inverse,
-                              int zero) {
-  std::vector<uint8_t> codes(static_cast<size_t>(count * kernels.code_bytes));
+std::vector<uint8_t> codes_of(const Kernels& kernels, Format format, const std::vector<float>& values, int count,
+                              float inverse, int zero) {
+  std::vector<uint8_t> codes(static_cast<size_t>(count * kernels.bytes_of(format)));
   Out out;
   out.codes = codes.data(), out.codes_stride = count, out.inverse = inverse, out.zero = zero;
+  out.codes_format = format;
   kernels.convert(values.data(), count, 1, count, out);
   return codes;
 }
 
 void check_codes(const Kernels& kernels) {
   std::vector<float> values = numbers(96, 400);
-  const float edges[] = {0.5F, 1.5F, -0.5F, -1.5F, 2.5F, 254.5F, 255.5F, 1e9F, -1e9F, 0.0F, 127.5F, 128.5F};
+  const float edges[] = {0.5F, 1.5F,   -0.5F,  -1.5F,    2.5F,     254.5F,   255.5F,    1e9F,     -1e9F,
+                         0.0F, 127.5F, 128.5F, 32766.5F, 32767.5F, 32768.5F, -32767.5F, -32768.5F};
   std::memcpy(values.data(), edges, sizeof(edges));
-  for (const int zero : {0, 3, 128, 255}) {
-    for (const float inverse : {1.0F, 0.37F}) {
-      const std::vector<uint8_t> codes = codes_of(kernels, values, 96, inverse, zero);
-      for (size_t i = 0; i < values.size(); ++i) {
-        CHECK(code_at(kernels, codes.data(), i) == expected_code(values[i], inverse, zero));
-      }
+  const auto check = [&](Format format, float inverse, int zero) {
+    const std::vector<uint8_t> codes = codes_of(kernels, format, values, 96, inverse, zero);
+    for (size_t i = 0; i < values.size(); ++i) {
+      CHECK(code_at(kernels, format, codes.data(), i) == expected_code(format, values[i], inverse, zero));
     }
+  };
+  for (const float inverse : {1.0F, 0.37F, 123.0F}) check(Format::Word, inverse, 0);
+  for (const int zero : {0, 3, 128, 255}) {
+    for (const float inverse : {1.0F, 0.37F}) check(Format::Byte, inverse, zero);
     std::vector<uint8_t> cleared(static_cast<size_t>(64 * kernels.code_bytes));
     kernels.clear_codes(cleared.data(), 64, zero);
-    for (size_t i = 0; i < 64; ++i) CHECK(code_at(kernels, cleared.data(), i) == zero);
+    for (size_t i = 0; i < 64; ++i) CHECK(code_at(kernels, Format::Byte, cleared.data(), i) == zero);
   }
 }
 
-// An INT8 product whose outputs are its sums: exact, at the worst that the weights' bits allow too.
-void check_int8_product(const Kernels& kernels, int rows, int in, int out, bool worst) {
-  const int limit = kernels.wide_weights ? 127 : 64, zero = worst ? 0 : 77;
+// Weights and inputs of an integer product: drawn at random, or the worst that a sum must bear.
+struct Integers {
+  std::vector<int8_t> weights;  // [out][in]
+  std::vector<float> inputs;    // [rows][stride], less the zero point
+  int zero;
+};
+
+Integers draw_integers(const Kernels& kernels, Format format, int rows, int in, int stride, int out, bool worst) {
+  const bool byte = format == Format::Byte;
+  const int limit = !byte || kernels.wide_weights ? 127 : 64, zero = byte && !worst ? 77 : 0;
+  std::uniform_int_distribution<int> weight(-limit, limit);
+  std::uniform_int_distribution<int> code(byte ? -zero : -32768, byte ? 255 - zero : 32767);
+  Integers drawn{{}, {}, zero};
+  for (int o = 0; o < out; ++o) {
+    int spare = byte ? limit * in : pstmo_edge::kMostWordWeights;  // what is left for this output's magnitudes
+    for (int k = 0; k < in; ++k) {
+      const int wanted = worst ? (o % 2 != 0 ? limit : -limit) : weight(generator);
+      const int made = std::max(-spare, std::min(spare, wanted));
+      drawn.weights.push_back(static_cast<int8_t>(made));
+      spare -= std::abs(made);
+    }
+  }
+  for (int i = 0; i < rows * stride; ++i) {
+    drawn.inputs.push_back(static_cast<float>(worst ? (byte ? 255 : -32768) : code(generator)));
+  }
+  return drawn;
+}
+
+// An integer product whose outputs are its sums: exact, at the worst that the weights may be too.
+void check_integer_product(const Kernels& kernels, Format format, int rows, int in, int out, bool worst) {
   const size_t width = padded(kernels, out), r_in = static_cast<size_t>(in);
-  std::uniform_int_distribution<int> weight(-limit, limit), code(0, 255);
-  std::vector<int8_t> w(static_cast<size_t>(out) * r_in);
   const size_t stride = (r_in + 15) / 16 * 16;  // whole vectors, as convert wants them
-  std::vector<float> x(static_cast<size_t>(rows) * stride);
-  for (size_t i = 0; i < w.size(); ++i)
-    w[i] = static_cast<int8_t>(worst ? (i / r_in % 2 ? limit : -limit) : weight(generator));
-  for (float& value : x) value = static_cast<float>(worst ? 255 : code(generator) - zero);
-  std::vector<uint8_t> panels(kernels.packed_bytes(in, out, true));
-  kernels.pack_int8(w.data(), in, out, panels.data());
+  const Integers drawn = draw_integers(kernels, format, rows, in, static_cast<int>(stride), out, worst);
+  const std::vector<int8_t>& w = drawn.weights;
+  const std::vector<float>& x = drawn.inputs;
+  std::vector<uint8_t> panels(kernels.packed_bytes(in, out, format));
+  (format == Format::Byte ? kernels.pack_int8 : kernels.pack_word)(w.data(), in, out, panels.data());
   std::vector<float> scale(width, 1), bias(width, 0), y(static_cast<size_t>(rows) * width);
   std::vector<int32_t> start(width, 0);
-  for (size_t o = 0; o < static_cast<size_t>(out); ++o) {
-    for (size_t k = 0; k < r_in; ++k) start[o] -= (zero - kernels.code_shift) * w[o * r_in + k];
+  for (size_t o = 0; format == Format::Byte && o < static_cast<size_t>(out); ++o) {
+    for (size_t k = 0; k < r_in; ++k) start[o] -= (drawn.zero - kernels.code_shift) * w[o * r_in + k];
   }
   Linear linear;
-  linear.in = in, linear.out = out, linear.quantized = true, linear.panels = panels.data();
+  linear.in = in, linear.out = out, linear.format = format, linear.panels = panels.data();
   linear.scale = scale.data(), linear.bias = bias.data(), linear.start = start.data();
-  const std::vector<uint8_t> codes = codes_of(kernels, x, rows * static_cast<int>(stride), 1, zero);
+  const std::vector<uint8_t> codes = codes_of(kernels, format, x, rows * static_cast<int>(stride), 1, drawn.zero);
   Out to;
   to.values = y.data(), to.values_stride = static_cast<ptrdiff_t>(width);
   kernels.product(codes.data(), static_cast<ptrdiff_t>(stride), rows, linear, to);
   for (size_t r = 0; r < static_cast<size_t>(rows); ++r) {
     for (size_t o = 0; o < static_cast<size_t>(out); ++o) {
-      int32_t sum = 0;
-      for (size_t k = 0; k < r_in; ++k) sum += static_cast<int32_t>(x[r * stride + k]) * w[o * r_in + k];
+      int64_t sum = 0;
+      for (size_t k = 0; k < r_in; ++k) sum += static_cast<int64_t>(x[r * stride + k]) * w[o * r_in + k];
       CHECK(y[r * width + o] == static_cast<float>(sum));
     }
   }
@@ -189,14 +221,16 @@ void check_all(const Kernels& kernels) {
   const int before = checks_failed;
   for (const int rows : {1, 2, 5, 12, 13, 31}) {
     for (const int in : {34, 243, 256}) check_float_product(kernels, rows, in, rows == 5 ? 51 : 96);
-    for (const int in : {34, 256, 1536}) check_int8_product(kernels, rows, in, rows == 5 ? 51 : 96, false);
-    check_int8_product(kernels, rows, 512, 64, true);
+    for (const Format format : {Format::Byte, Format::Word}) {
+      for (const int in : {34, 256, 1536}) check_integer_product(kernels, format, rows, in, rows == 5 ? 51 : 96, false);
+      check_integer_product(kernels, format, rows, 516, 64, true);
+    }
     for (const int tokens : {1, 9, 27, 32, 81, 243}) check_attention(kernels, rows, tokens, 2);
     check_attention(kernels, rows, 27, 500);
   }
   check_codes(kernels);
   check_norm(kernels);
-  CHECK(kernels.peak_float(10) > 0 && kernels.peak_int8(10) > 0);
+  CHECK(kernels.peak_float(10) > 0 && kernels.peak_int8(10) > 0 && kernels.peak_word(10) > 0);
   std::printf("%s: %s\n", kernels.name, checks_failed == before ? "right" : "WRONG");
 }
 

@@ -297,11 +297,13 @@ void other_rates_give_one_pose_a_frame_at_most() {
 }  // namespace
 
 int main() {
-  BundleSpec plain, int8, slow, causal, published;
+  BundleSpec plain, int8, words, slow, causal, published;
   a_stream_equals_batches(plain, 50, 1);
   a_stream_equals_batches(plain, 50, 3);
   int8.int8 = true;
   a_stream_equals_batches(int8, 50, 1);
+  words.int8 = words.words = true;
+  a_stream_equals_batches(words, 50, 2);
   slow.t_downsample = 3;
   a_stream_equals_batches(slow, 50, 2);
   causal.target_index = 8, causal.lookahead_frames = 0;
