@@ -31,10 +31,12 @@ import numpy as np
 from pstmo_edge.arrays import FloatArray
 from pstmo_edge.benchmarks.timing import Clock, Latency, TimingPlan, time_interleaved
 from pstmo_edge.files import write_atomic
+from pstmo_edge.manifest import Precision
 
 RESULTS = Path("benchmarks/results/native.json")
 MODELS = (("p-stmo-s", 243), ("p-stmo-s", 27))
 SCENARIOS = ("window", "stream", "batch 16")
+NATIVE: tuple[Precision, ...] = ("fp32", "int8", "w8a16")
 BATCH = 16
 FP32_TOLERANCE = 1e-4  # of the largest output
 INT8_TOLERANCE = 0.05  # the same; random weights amplify rounding, so accuracy is shown on trained ones elsewhere
@@ -66,6 +68,8 @@ def competitors(model: Any, windows: FloatArray, isa: str, threads: int) -> tupl
     from pstmo_edge.backends.onnxruntime import OnnxRuntimeSession
     from pstmo_edge.backends.openvino import OpenVinoSession
     from pstmo_edge.calib.calibrate import calibrate
+    from pstmo_edge.calib.format_graph import format_graph
+    from pstmo_edge.calib.formats import emulated
     from pstmo_edge.calib.qdq import quantized_graph
     from pstmo_edge.calib.settings import settings_for
     from pstmo_edge.export import export_onnx, exportable
@@ -77,10 +81,11 @@ def competitors(model: Any, windows: FloatArray, isa: str, threads: int) -> tupl
     fused = exportable(model)
     graph, target, ends = export_onnx(fused), resolve_target(TARGETS[isa]), ZOO[model.lifter.name].ends
     quantized = quantized_graph(graph, calibrate(fused, windows, settings_for(target, ends)))
+    wide = format_graph(graph, emulated(fused, "w8a16", windows).layers)
     config, state = model.config, state_arrays(fused)
     native = {
         precision: ProbeSession(save(native_tensors(state, made)), config.frames, config.layers, threads, isa)
-        for precision, made in (("fp32", None), ("int8", quantized))
+        for precision, made in (("fp32", None), ("int8", quantized), ("w8a16", wide))
     }
     openvino = {"fp32": _openvino(graph), "int8": _openvino(quantized)}
     found = [
@@ -195,14 +200,14 @@ def time_all(
     return results
 
 
-def peak_rate(isa: str, weight_bits: int, int8: bool, seconds: float = 0.5) -> float:
+def peak_rate(isa: str, weight_bits: int, precision: Precision, seconds: float = 0.5) -> float:
     """Multiply-adds a second of one thread in a bare loop, the best of many short pieces."""
     from pstmo_edge.backends.native import peak
 
     best, end = 0.0, time.perf_counter() + seconds
     while time.perf_counter() < end:
         start = time.perf_counter()
-        count = peak(isa, weight_bits, int8, 50_000)
+        count = peak(isa, weight_bits, precision, 50_000)
         best = max(best, count / (time.perf_counter() - start))
     return best
 
@@ -211,10 +216,7 @@ def limits(isa: str, threads: int) -> dict[str, float]:
     """Multiply-adds a second of one thread while as many threads as are used run the same loop."""
     bits = 7 if isa == "avx2" else 8
     with ThreadPoolExecutor(threads) as pool:
-        return {
-            name: min(pool.map(lambda _, int8=int8: peak_rate(isa, bits, int8), range(threads)))
-            for name, int8 in (("fp32", False), ("int8", True))
-        }
+        return {name: min(pool.map(lambda _, name=name: peak_rate(isa, bits, name), range(threads))) for name in NATIVE}
 
 
 def shares(session: Any, windows: FloatArray, limit: dict[str, float], repeats: int) -> list[dict[str, Any]]:
@@ -228,10 +230,9 @@ def shares(session: Any, windows: FloatArray, limit: dict[str, float], repeats: 
     for part in session.profile():
         if part.seconds == 0:
             continue
-        precision = "int8" if part.int8 else "fp32"
         rate = part.multiply_adds / part.seconds
-        row = {"part": part.name, "precision": precision, "ms_a_frame": part.seconds * 1e3 / repeats}
-        rows.append(row | {"gmac_per_s": rate / 1e9, "share": rate / limit[precision]})
+        row = {"part": part.name, "precision": part.precision, "ms_a_frame": part.seconds * 1e3 / repeats}
+        rows.append(row | {"gmac_per_s": rate / 1e9, "share": rate / limit[part.precision]})
     return rows
 
 
@@ -292,7 +293,9 @@ def render(result: dict[str, Any]) -> str:
     lines = [
         f"{result['model']} {result['frames']} frames, {result['weights']} weights, kernels {result['kernels']}, "
         f"{result['threads']} threads, {result['clock']} time; "
-        f"limit of a thread {limit['fp32']:.1f} (fp32) and {limit['int8']:.1f} (int8) G multiply-adds/s"
+        "limit of a thread "
+        + ", ".join(f"{value:.1f} ({name})" for name, value in limit.items())
+        + " G multiply-adds/s",
     ]
     for scenario, rows in result["times"].items():
         windows = BATCH if scenario == "batch 16" else 1

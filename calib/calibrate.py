@@ -67,7 +67,8 @@ def integer_layer(statistics: Statistics, settings: Settings) -> IntegerLayer:
     else:
         integers = nearest(statistics.weight, scale, weights.limit)
     grid = None if activations.granularity is Granularity.PER_TOKEN else statistics.grid(activations)
-    return IntegerLayer(integers, scale, statistics.bias, activations, grid)
+    reach = float(torch.maximum(-statistics.low, statistics.high).max())
+    return IntegerLayer(integers, scale, statistics.bias, activations, grid, reach=reach)
 
 
 def corrected(emulated: EmulatedModel, windows: FloatArray, layers: Iterable[str] | None = None) -> EmulatedModel:

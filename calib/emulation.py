@@ -8,6 +8,11 @@ An integer layer takes a float input x (..., K) and gives a float output y (...,
 
 which is ONNX's QuantizeLinear and DequantizeLinear around a product. A convolution over time is the same product over
 its taps side by side (`models.interception`). Everything between the layers stays in float32.
+
+Activations may have 16 bits instead of 8 (w8a16), by layer: symmetric, zero_point 0, -32768..32767. Their sums stay in
+32 bits because the magnitudes of an output channel's weights add up to no more than 65535 (65535 x 32768 < 2^31), as
+they do with K <= 516 whatever the weights are; a channel that exceeds this has its weights made coarser
+(`IntegerLayer.widened`). The native engine refuses weights beyond it.
 """
 
 from __future__ import annotations
@@ -28,6 +33,8 @@ from pstmo_edge.models.interception import intercepted, layer_biases
 _FLOAT32_INTEGERS = 2**24  # float32 holds every integer up to here
 _LEAST_PIECE = 32  # of a product that is split; below it double precision is faster
 _INT16 = (-(2**15), 2**15 - 1)
+_HEADROOM = 2.0  # of a 16-bit grid above the inputs seen
+_WORD_WEIGHTS = 2**16 - 1  # what an output channel's weights may add up to with 16-bit inputs
 
 
 class Layer(Protocol):
@@ -81,7 +88,8 @@ class IntegerLayer:
 
     Without a `grid` every token (row) gets its own at run time, as `activations` say. `saturating_pairs` emulates a CPU
     whose multiply-add of two unsigned by two signed bytes saturates at 16 bits (VPMADDUBSW): what an engine for
-    another CPU would compute there. It needs unsigned inputs.
+    another CPU would compute there. It needs unsigned inputs. `reach` is the largest absolute input that calibration
+    saw.
     """
 
     weight: Tensor
@@ -90,6 +98,7 @@ class IntegerLayer:
     activations: Activations
     grid: Grid | None
     saturating_pairs: bool = False
+    reach: float = 0.0
 
     def __post_init__(self) -> None:
         if self.saturating_pairs and self.activations.symmetric:
@@ -105,8 +114,21 @@ class IntegerLayer:
 
     @property
     def accumulator_bits(self) -> int:
-        """What a sum needs: 32 bits; 16-bit activations may exceed them and are added in 64."""
-        return 64 if self.activations.bits == 16 else 32
+        """What a sum needs: 32 bits; affine 16-bit activations may exceed them and are added in 64."""
+        return 64 if self.activations.bits == 16 and not self.activations.symmetric else 32
+
+    def widened(self) -> IntegerLayer:
+        """The same weights with 16-bit activations, symmetric: their steps are a hundred times finer or more.
+
+        The range is twice what calibration saw; with so many steps nothing need be clipped. Channels whose sums could
+        leave 32 bits get coarser weights: none of a trained model's do.
+        """
+        activations = Activations(16, symmetric=True)
+        grid = grid_of_range(-_HEADROOM * self.reach, _HEADROOM * self.reach, activations)
+        weight, scale = _within(_WORD_WEIGHTS, self.weight, self.weight_scale)
+        return replace(
+            self, weight=weight, weight_scale=scale, activations=activations, grid=grid, saturating_pairs=False
+        )
 
     def dequantized(self) -> Tensor:
         """The weights (N, K) that the integers stand for."""
@@ -166,6 +188,14 @@ class IntegerLayer:
         return count
 
 
+def _within(limit: int, weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Integer weights (N, K) whose magnitudes add up to `limit` at most in every row, and their scales (N,)."""
+    sums = weight.abs().sum(1, dtype=torch.int64)
+    # Rounding to the nearest adds half a step for each weight at most.
+    shrunk = torch.where(sums > limit, (limit - weight.shape[1] / 2) / sums, 1.0)
+    return (weight.float() * shrunk[:, None]).round().to(torch.int8), scale / shrunk
+
+
 def _grid_by_token(x: Tensor, activations: Activations) -> tuple[Tensor, Tensor]:
     """Scale and zero point (..., 1) of every row, measured on the row."""
     first, last = activations.limits
@@ -212,6 +242,15 @@ class EmulatedModel(nn.Module):
     def with_layers(self, names: Iterable[str]) -> EmulatedModel:
         """The same with only these of its layers, the others in float."""
         return EmulatedModel(self.model, {name: self.layers[name] for name in names})
+
+    def widened(self, names: Iterable[str] | None = None) -> EmulatedModel:
+        """The same with 16-bit activations in these of its integer layers, or in all: see `IntegerLayer.widened`."""
+        chosen = set(self.layers if names is None else names)
+        layers = {
+            name: layer.widened() if name in chosen and isinstance(layer, IntegerLayer) else layer
+            for name, layer in self.layers.items()
+        }
+        return EmulatedModel(self.model, layers)
 
     def saturating(self) -> EmulatedModel:
         """The same on a CPU whose pair sums saturate at 16 bits: see `IntegerLayer`."""

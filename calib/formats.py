@@ -18,7 +18,7 @@ from pstmo_edge.calib.calibrate import calibrate
 from pstmo_edge.calib.emulation import EmulatedModel, Layer, copied
 from pstmo_edge.calib.observers import Progress, Statistics, observe, silent
 from pstmo_edge.calib.rounding import compensated, gptq
-from pstmo_edge.calib.settings import Activations, Rounding, Settings, Weights
+from pstmo_edge.calib.settings import Rounding, Settings, Weights
 from pstmo_edge.errors import UsageError
 from pstmo_edge.manifest import Precision
 
@@ -27,7 +27,7 @@ GROUP = 32  # weights of a row that share a scale in 4 bits: a block size that O
 INT4_LIMIT = 7
 HALF_TYPES: dict[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
 # To the nearest, the last layer's weights alone would cost 2 mm of P-STMO-S with 27 frames; with GPTQ no layer costs.
-W8A16 = Settings(Weights(8, rounding=Rounding.GPTQ), Activations(16))
+_W8 = Settings(Weights(8, rounding=Rounding.GPTQ))
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def emulated(
     alone, so one will do. `compute` is that of `HalfLayer`. Raises UsageError where weights leave the range of fp16.
     """
     if precision == "w8a16":
-        return calibrate(model, windows, W8A16.leaving(*keep_float), tell)
+        return calibrate(model, windows, _W8.leaving(*keep_float), tell).widened()
     seen = observe(model, windows, products=precision not in HALF_TYPES, tell=tell)
     chosen = {name: statistics for name, statistics in seen.items() if name not in set(keep_float)}
     return EmulatedModel(copied(model), _layers(chosen, precision, compute))

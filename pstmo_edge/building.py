@@ -63,7 +63,7 @@ class Request:
         """Refuse what cannot work, before minutes are spent on it."""
         get_backend(self.backend, self.precision)
         require(self.backend)
-        if self.precision == "int8" and not runs_here(self.target):
+        if self.precision == "int8" and self.backend != "native" and not runs_here(self.target):
             raise BackendError(
                 f"an engine for {self.target.name} cannot be measured on this CPU, where its "
                 f"{self.target.weight_bits}-bit weights would overflow: build it on such a CPU, or give --target auto"
@@ -363,7 +363,8 @@ class _Build:
             target=TargetSpec(
                 name=request.target.name if quantized else "generic",
                 weight_bits=request.target.weight_bits if quantized else 32,
-                requires=tuple(sorted(request.target.requires)) if quantized else (),
+                # The native engine's sums are exact on every CPU, whatever its weights.
+                requires=tuple(sorted(request.target.requires)) if quantized and request.backend != "native" else (),
             ),
             backend=BackendSpec(
                 name=request.backend,

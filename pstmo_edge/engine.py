@@ -100,7 +100,7 @@ def load_engine(path: str | os.PathLike[str], threads: int | None = None) -> Eng
     is missing or of another version, or the CPU would overflow.
     """
     bundle = open_bundle(path)
-    if bundle.manifest.precision.requested == "int8":
+    if bundle.manifest.precision.requested == "int8" and bundle.manifest.backend.name != "native":
         check_runs_here(bundle.manifest.target.name)
     check_versions(bundle)
     return Engine(bundle, open_session(bundle, threads))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # How the scales of a calibrated format are found, for its manifest.
 METHODS: dict[str, str] = {
     "fp8": "E4M3, weights by output channel with GPTQ, activations by tensor, min-max",
-    "w8a16": "8-bit weights by output channel with GPTQ, 16-bit affine activations by tensor, min-max",
+    "w8a16": "8-bit weights by output channel with GPTQ, 16-bit symmetric activations by tensor, twice the range seen",
     "w4": "4-bit weights in groups of 32 with GPTQ, min-max, activations in float32",
 }
 _KEEP_ENDS = ("bf16", "fp8", "w4")  # the other formats cost nothing at the ends of the network
@@ -49,15 +49,18 @@ def build_format(
         return _torch_fp16(source)
     if backend == "openvino":
         return _openvino(source, precision)
-    return _onnxruntime(source, precision, windows, keep_float)
+    graph = _graph(source, precision, windows, keep_float)
+    if backend == "native":
+        from pstmo_edge.builders import NativeBuilder
+
+        return NativeBuilder().build_int8(source, graph)
+    return _onnxruntime(graph, precision)
 
 
-def _onnxruntime(
+def _graph(
     source: Source, precision: Precision, windows: FloatArray | None, keep_float: tuple[str, ...]
-) -> Built:
-    """A portable ONNX graph, whose products ONNX Runtime computes in float32 on a CPU."""
-    from pstmo_edge.backends.onnxruntime import ARTIFACT, OnnxRuntimeSession
-    from pstmo_edge.builders import Built
+) -> onnx.ModelProto:
+    """A portable ONNX graph in the format."""
     from pstmo_edge.calib.format_graph import format_graph
     from pstmo_edge.calib.formats import emulated
     from pstmo_edge.export import exportable, random_keypoints
@@ -66,7 +69,14 @@ def _onnxruntime(
     if windows is None:  # nothing is calibrated: one window tells which layers there are
         windows = random_keypoints(1, model.config.frames, len(model.lifter.channels))
     made = emulated(exportable(model), precision, windows, keep_float)
-    graph = format_graph(source.graph, made.layers)
+    return format_graph(source.graph, made.layers)
+
+
+def _onnxruntime(graph: onnx.ModelProto, precision: Precision) -> Built:
+    """The graph itself, whose products ONNX Runtime computes in float32 on a CPU."""
+    from pstmo_edge.backends.onnxruntime import ARTIFACT, OnnxRuntimeSession
+    from pstmo_edge.builders import Built
+
     content = graph.SerializeToString()
     session = OnnxRuntimeSession(content, keep_relu=precision == "fp8")
     return Built({ARTIFACT: content}, session, layer_precisions(graph))

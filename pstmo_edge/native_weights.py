@@ -2,8 +2,8 @@
 
 Names are those of the fused model (models/fused.py). A layer's `weight` is (out, in), float32 or int8; a convolution
 over three tokens is a product over their 3 x hidden values. An INT8 layer also has `weight_scale` (out), `input_scale`
-(1) and `input_zero_point` (1, uint8), with the meaning of ONNX's QuantizeLinear and DequantizeLinear around a float
-product.
+(1) and `input_zero_point` (1), with the meaning of ONNX's QuantizeLinear and DequantizeLinear around a float product.
+The zero point's type says how its input is quantized: uint8 for 8 bits, int16 (always 0) for 16; see `calib.emulation`.
 """
 
 from __future__ import annotations
@@ -26,12 +26,15 @@ _UNUSED = ("fcn_1.", "Transformer.model.norm.", "Transformer_reduce.model.norm."
 
 @dataclass(frozen=True)
 class QuantizedLayer:
-    """One INT8 layer of a Q/DQ graph: weight codes (out, in) int8, their scales (out), scale and zero of its input."""
+    """One layer of a Q/DQ graph with 8-bit weights: codes (out, in) int8, their scales (out), and its input's grid.
+
+    `input_zero_point` is a uint8 where the input has 8 bits, and an int16 of 0 where it has 16.
+    """
 
     weight: np.ndarray
     weight_scale: np.ndarray
     input_scale: float
-    input_zero_point: int
+    input_zero_point: np.uint8 | np.int16
 
 
 def native_tensors(state: Mapping[str, np.ndarray], graph: onnx.ModelProto | None = None) -> dict[str, np.ndarray]:
@@ -87,7 +90,7 @@ class _Reader:
             f"{node.name}.weight": found.weight,
             f"{node.name}.weight_scale": found.weight_scale,
             f"{node.name}.input_scale": np.array([found.input_scale], np.float32),
-            f"{node.name}.input_zero_point": np.array([found.input_zero_point], np.uint8),
+            f"{node.name}.input_zero_point": np.array([found.input_zero_point]),
         }
 
     def norm_before(self, node: onnx.NodeProto, name: str) -> dict[str, np.ndarray]:
@@ -111,11 +114,16 @@ class _Reader:
         input_scale, zero = (self.constants[name] for name in activation.input[1:3])
         if len(weight.input) > 2 and self.constants[weight.input[2]].any():
             raise BackendError(f"{node.name} has asymmetric weights: the native engine has no such form")
-        if zero.dtype != np.uint8 or zero.size != 1 or codes.dtype != np.int8:
-            raise BackendError(f"{node.name}: the native engine reads uint8 activations by tensor and int8 weights")
+        if zero.dtype not in (np.uint8, np.int16) or zero.size != 1 or codes.dtype != np.int8:
+            raise BackendError(
+                f"{node.name} has {zero.dtype} activations and {codes.dtype} weights: the native engine reads uint8 or "
+                f"int16 activations by tensor and int8 weights"
+            )
+        if zero.dtype == np.int16 and zero.any():
+            raise BackendError(f"{node.name} has 16-bit activations with a zero point: the native engine has none")
         matrix = _oriented(node, codes)
         scales = np.broadcast_to(scale.astype(np.float32).reshape(-1), (len(matrix),))
-        return QuantizedLayer(matrix, scales, float(input_scale), int(zero.item()))
+        return QuantizedLayer(matrix, scales, float(input_scale), zero.reshape(())[()])
 
     def bias(self, node: onnx.NodeProto) -> np.ndarray:
         """A layer's bias: its third input or what the addition behind it adds."""

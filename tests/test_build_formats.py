@@ -68,7 +68,7 @@ def test_a_format_is_gated_in_millimetres(small_model, small_prepared, short_seq
     [
         ("openvino", "fp8", "openvino bundles come in fp32, fp16, bf16, int8, not in fp8: .* --backend onnxruntime"),
         ("torch", "w4", "torch bundles come in fp32, fp16, not in w4: choose one of these, or --backend onnxruntime"),
-        ("native", "bf16", "native bundles come in fp32, int8, not in bf16: .*onnxruntime or openvino"),
+        ("native", "bf16", "native bundles come in fp32, int8, w8a16, not in bf16: .*onnxruntime or openvino"),
         ("onnxruntime", "w4a8", "w4a8"),
     ],
 )

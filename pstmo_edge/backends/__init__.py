@@ -50,7 +50,7 @@ BACKENDS = {
         Backend("torch", ("torch",), "build", ("fp32", "fp16")),
         Backend("onnxruntime", ("onnxruntime",), "build", ("fp32", "fp16", "bf16", "int8", "fp8", "w8a16", "w4")),
         Backend("openvino", ("openvino",), "openvino", ("fp32", "fp16", "bf16", "int8")),
-        Backend("native", (LIBRARY,), "", ("fp32", "int8"), models=("p-stmo", "p-stmo-s")),
+        Backend("native", (LIBRARY,), "", ("fp32", "int8", "w8a16"), models=("p-stmo", "p-stmo-s")),
     )
 }
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "fp8", "w8a16", "w4")

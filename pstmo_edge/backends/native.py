@@ -15,9 +15,11 @@ from pstmo_edge.bundle import Bundle
 from pstmo_edge.errors import BackendError
 from pstmo_edge.kernels import native
 from pstmo_edge.kernels.abi import NativeEngine
+from pstmo_edge.manifest import Precision
 
 ARTIFACT = "weights.safetensors"
 _TEXT = 1024
+_FORMATS: tuple[Precision, ...] = ("fp32", "int8", "w8a16")  # as the probe numbers them
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Part:
     name: str
     seconds: float
     multiply_adds: float
-    int8: bool
+    precision: Precision
 
 
 class ProbeSession:
@@ -67,16 +69,16 @@ class ProbeSession:
         """Where the calling thread spent its time since the last call, which starts the counting."""
         count = self._lib.pstmo_edge_probe_parts(self._handle)
         names = [self._lib.pstmo_edge_probe_part(self._handle, i).decode() for i in range(count)]
-        nanoseconds, work, quantized = np.zeros(count), np.zeros(count), np.zeros(count, np.int32)
-        arrays = (array.ctypes.data for array in (nanoseconds, work, quantized))
+        nanoseconds, work, formats = np.zeros(count), np.zeros(count), np.zeros(count, np.int32)
+        arrays = (array.ctypes.data for array in (nanoseconds, work, formats))
         self._lib.pstmo_edge_probe_profile(self._handle, *arrays)
-        columns = zip(names, nanoseconds / 1e9, work, quantized, strict=True)
-        return [Part(name, float(seconds), float(count), bool(int8)) for name, seconds, count, int8 in columns]
+        columns = zip(names, nanoseconds / 1e9, work, formats, strict=True)
+        return [Part(name, float(seconds), float(count), _FORMATS[form]) for name, seconds, count, form in columns]
 
 
-def peak(isa: str, weight_bits: int, int8: bool, iterations: int) -> float:
+def peak(isa: str, weight_bits: int, precision: Precision, iterations: int) -> float:
     """Multiply-adds that a bare loop of so many iterations did, on one thread; 0 where there is no such kernel here."""
-    return float(_library().pstmo_edge_probe_peak(isa.encode(), weight_bits, int(int8), iterations))
+    return float(_library().pstmo_edge_probe_peak(isa.encode(), weight_bits, _FORMATS.index(precision), iterations))
 
 
 def open_session(bundle: Bundle, threads: int | None = None) -> NativeEngine:

@@ -10,7 +10,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 
 from pstmo_edge.backends.onnxruntime import OnnxRuntimeSession
-from pstmo_edge.calib.emulation import EmulatedModel
+from pstmo_edge.calib.emulation import EmulatedModel, Grid, IntegerLayer
 from pstmo_edge.calib.format_graph import format_graph
 from pstmo_edge.calib.formats import (
     E4M3_MAX,
@@ -22,7 +22,7 @@ from pstmo_edge.calib.formats import (
     round_e4m3,
 )
 from pstmo_edge.calib.observers import Statistics
-from pstmo_edge.calib.settings import Rounding
+from pstmo_edge.calib.settings import Activations, Rounding
 from pstmo_edge.errors import UsageError
 from pstmo_edge.export import export_onnx, random_keypoints, relative_difference
 from pstmo_edge.graph import layer_precisions, weighted_layers
@@ -294,3 +294,24 @@ def test_an_emulated_format_leaves_the_model_alone(source):
     assert not set(found.layers) & set(model.lifter.ends)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert dataclasses.is_dataclass(next(iter(found.layers.values())))
+
+
+def test_16_bit_activations_never_leave_32_bits():
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randint(-127, 128, (6, 1536), generator=generator).to(torch.int8)  # 97,000 a row, unlike trained ones
+    weight[0, 516:] = 0
+    weight[0, :516] = -127  # 65532, the most that needs no change
+    grid = Grid(0.1, 128, 0, 255)
+    layer = IntegerLayer(weight, torch.full((6,), 0.01), torch.zeros(6), Activations(), grid, reach=4.0)
+    wide = layer.widened()
+    sums = wide.weight.abs().sum(1, dtype=torch.int64)
+    assert int(sums.max()) <= 65535
+    assert torch.equal(wide.weight[0], weight[0])
+    assert wide.weight_scale[0] == layer.weight_scale[0]
+    assert wide.accumulator_bits == 32
+    assert (wide.grid.zero_point, wide.grid.scale * 32767) == (0, pytest.approx(8.0))
+    x = torch.rand(5, 1536, generator=generator) * 8 - 4
+    exact = x @ layer.dequantized().T
+    assert (wide(x) - exact).abs().max() < 0.02 * exact.abs().max()
+    worst = torch.full((1, 1536), -1e9) * wide.weight.sign()  # every code saturates
+    assert float(wide(worst).abs().max()) < 2**31 * wide.grid.scale * 0.02
