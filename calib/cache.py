@@ -24,13 +24,13 @@ from pstmo_edge.arrays import FloatArray
 from pstmo_edge.calib.calibrate import calibrate
 from pstmo_edge.calib.emulation import EmulatedModel, Grid, IntegerLayer, copied
 from pstmo_edge.calib.observers import Progress, silent
-from pstmo_edge.calib.sensitivity import Sensitivity, sensitivity
+from pstmo_edge.calib.sensitivity import Probes, Sensitivity, sensitivity
 from pstmo_edge.calib.settings import Settings
 from pstmo_edge.calib.windows import windows_key
 from pstmo_edge.errors import PstmoEdgeError
 from pstmo_edge.files import write_atomic
 
-_VERSION = 3  # of what the methods compute: raise it when the same settings give other integers
+_VERSION = 4  # of what the methods compute: raise it when the same settings give other integers
 _KEPT = 24  # entries; the least recently used go first
 
 
@@ -67,14 +67,21 @@ def cached_calibration(
 
 
 def cached_sensitivity(
-    emulated: EmulatedModel, key: str, windows: FloatArray, poses: FloatArray, tell: Progress = silent
+    emulated: EmulatedModel,
+    key: str,
+    probes: Probes,
+    live: Probes | None = None,
+    tell: Progress = silent,
+    *,
+    wide: bool = False,
 ) -> Sensitivity:
     """`sensitivity` of the emulated model whose calibration has this key."""
-    about = f"{key}{windows_key(windows)}{windows_key(poses)}{_VERSION}{sorted(emulated.layers)}"
+    seen = [windows_key(array) for each in (probes, live) if each is not None for array in (each.windows, each.poses)]
+    about = f"{key}{seen}{_VERSION}{sorted(emulated.layers)}{wide}"
     path = cache_folder() / f"sensitivity-{hashlib.sha256(about.encode()).hexdigest()}.json"
     found = _read(path, lambda: Sensitivity.from_dict(json.loads(path.read_text(encoding="utf-8"))))
     if found is None:
-        found = sensitivity(emulated, windows, poses, tell)
+        found = sensitivity(emulated, probes, live, tell, wide=wide)
         _write(path, json.dumps(found.to_dict()).encode())
     return found
 
@@ -102,20 +109,22 @@ def _write(path: Path, data: bytes) -> None:
 
 def _packed(emulated: EmulatedModel) -> bytes:
     arrays = {f"model.{name}": value.contiguous() for name, value in emulated.model.state_dict().items()}
-    grids = {}
+    grids, reaches = {}, {}
     for name, layer in emulated.layers.items():
         assert isinstance(layer, IntegerLayer)
         arrays[f"layer.{name}.weight"] = layer.weight
         arrays[f"layer.{name}.scale"] = layer.weight_scale
         arrays[f"layer.{name}.bias"] = layer.bias
         grids[name] = None if layer.grid is None else vars(layer.grid)
-    return save({name: value.clone() for name, value in arrays.items()}, {"grids": json.dumps(grids)})
+        reaches[name] = layer.reach
+    notes = {"grids": json.dumps(grids), "reaches": json.dumps(reaches)}
+    return save({name: value.clone() for name, value in arrays.items()}, notes)
 
 
 def _opened(path: Path, model: nn.Module, settings: Settings) -> EmulatedModel:
     equalized = copied(model)
     with safe_open(path, "pt") as file:
-        grids = json.loads(file.metadata()["grids"])
+        grids, reaches = (json.loads(file.metadata()[name]) for name in ("grids", "reaches"))
         state = {name: file.get_tensor(f"model.{name}") for name in equalized.state_dict()}
         layers = {
             name: IntegerLayer(
@@ -124,6 +133,7 @@ def _opened(path: Path, model: nn.Module, settings: Settings) -> EmulatedModel:
                 file.get_tensor(f"layer.{name}.bias"),
                 settings.activations,
                 None if grid is None else Grid(**grid),
+                reach=reaches[name],
             )
             for name, grid in grids.items()
         }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,9 @@ from pstmo_edge.calib.observers import Progress, Statistics, observe, silent
 from pstmo_edge.calib.rounding import compensated, gptq
 from pstmo_edge.calib.settings import Rounding, Settings, Weights
 from pstmo_edge.errors import UsageError
-from pstmo_edge.manifest import Precision
+
+if TYPE_CHECKING:  # a schema's library, which a machine that only measures need not have
+    from pstmo_edge.manifest import Precision
 
 E4M3_MAX = 448.0  # the largest value of FP8 E4M3 (OCP 8-bit floating point specification, section 5)
 GROUP = 32  # weights of a row that share a scale in 4 bits: a block size that ONNX Runtime has a kernel for

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,10 +14,10 @@ from pstmo_edge.arrays import FloatArray
 from pstmo_edge.calib.cache import cached_calibration, cached_sensitivity, calibration_key
 from pstmo_edge.calib.calibrate import corrected
 from pstmo_edge.calib.emulation import EmulatedModel
-from pstmo_edge.calib.mixing import LayerTime, Mix, choose_mix, modelled_times
+from pstmo_edge.calib.mixing import Bounds, LayerTime, Mix, choose_mix, modelled_times
 from pstmo_edge.calib.observers import Progress, silent
 from pstmo_edge.calib.qdq import quantized_graph
-from pstmo_edge.calib.sensitivity import Sensitivity
+from pstmo_edge.calib.sensitivity import Probes, Sensitivity
 from pstmo_edge.calib.settings import Settings, settings_for
 from pstmo_edge.calib.windows import LEAST_WINDOWS, check_handedness, unseen_windows
 from pstmo_edge.datasets import load_sequences
@@ -29,7 +29,6 @@ from pstmo_edge.targets import Target
 
 _PROBE_TOKENS = 8192  # of the windows on which costs are measured
 _LEAST_PROBES, _MOST_PROBES = 48, 128
-_ATTEMPTS = 4  # bounds that are tried, each tighter than the one that an engine exceeded
 
 
 @dataclass(frozen=True)
@@ -54,24 +53,15 @@ class Plan:
     ends: tuple[str, ...]
     found: Sensitivity | None
 
-    def mixes(
-        self, max_drop_mm: float, *, ends_in_float: bool, max_jitter_percent: float | None = None
-    ) -> Iterator[Mix]:
-        """Mixes to try in turn, until an engine's measured error is within the bound: ever fewer layers in INT8."""
+    def mix(self, bounds: Bounds, *, ends_in_float: bool) -> Mix:
+        """The layers in INT8 that save most time within the bounds: none where nothing fits."""
         if self.found is None:  # weights that mean nothing: all but the ends, to measure the speed
-            yield Mix(tuple(name for name in self.emulated.layers if name not in self.ends), 0.0, 1.0)
-            return
-        ends, bound = self.ends if ends_in_float else (), max_drop_mm
-        for _ in range(_ATTEMPTS):
-            mix = choose_mix(self.found, self.times, bound, ends, max_jitter_percent)
-            if not mix.integers:
-                return
-            yield mix
-            bound = min(bound, mix.expected_mm) / 2  # below what it spends, so that the next mix is another
+            return Mix(tuple(name for name in self.emulated.layers if name not in self.ends), 0.0, 1.0)
+        return choose_mix(self.found, self.times, bounds, self.ends if ends_in_float else ())
 
     def quantized(self, mix: Mix) -> Quantized:
         """The graph of one mix, its biases corrected."""
-        model = self.emulated.with_layers(mix.integers)
+        model = self.emulated.with_layers(mix.integers).widened(mix.wide)
         if self.settings.bias_correction:
             model = corrected(model, self.windows)
         left = tuple(name for name in self.times if name not in mix.integers)
@@ -92,12 +82,17 @@ def make_plan(
     windows: FloatArray,
     target: Target,
     probes: Sequence[PoseSequence] | None,
+    live: Sequence[PoseSequence] = (),
     tell: Progress = silent,
+    *,
+    wide: bool = False,
 ) -> Plan:
     """Calibrate a model of the zoo on windows (N, T, 17, C) and measure its layers on others of `probes`.
 
     `graph` is that of its fused form. Without probes nothing is measured; where they hold too little that calibration
-    did not see, the bundled motion takes their place. Results are cached (`calib.cache`).
+    did not see, the bundled motion takes their place. On `live`, motion as a detector sees it, the model's own jitter
+    is measured; without it on the probes. With `wide` layers may also have 16-bit activations. Results are cached
+    (`calib.cache`).
     """
     fused, settings = fuse(model), settings_for(target)
     with torch.no_grad():
@@ -117,6 +112,9 @@ def make_plan(
         if len(unseen) < LEAST_WINDOWS:  # short motion, nearly all of which was used to calibrate
             bundled = load_sequences(split="train", skeleton=model.lifter.skeleton)
             unseen, true = unseen_windows(bundled, model.lifter.window, count, windows)
-        found = cached_sensitivity(emulated, key, unseen, true, tell)
-    times = modelled_times(counts, outputs, target)
+        moving = Probes(*unseen_windows(live, model.lifter.window, count, windows)) if live else None
+        if moving is not None and len(moving.windows) < LEAST_WINDOWS:
+            moving = None
+        found = cached_sensitivity(emulated, key, Probes(unseen, true), moving, tell, wide=wide)
+    times = modelled_times(counts, outputs, target, wide=wide)
     return Plan(graph, windows, replace(settings), emulated, times, model.lifter.ends, found)

@@ -1,9 +1,9 @@
 """The explicit Q/DQ graph of an emulated model: one graph for ONNX Runtime, OpenVINO and TensorRT.
 
-Around every integer layer stand QuantizeLinear and DequantizeLinear for its input, by tensor, and DequantizeLinear for
-its int8 weights, by output channel; bias, epilogue and everything else are float32. A strongly typed TensorRT network
-reads its precisions from these nodes; it asks for zero points of 0 (the tensorrt target) and weights whose axis is
-that of the output channels.
+Around every integer layer stand QuantizeLinear and DequantizeLinear for its input, by tensor, of 8 or 16 bits, and
+DequantizeLinear for its int8 weights, by output channel; bias, epilogue and everything else are float32. A strongly
+typed TensorRT network reads its precisions from these nodes; it asks for zero points of 0 (the tensorrt target) and
+weights whose axis is that of the output channels.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from pstmo_edge.graph import LAYER_TYPES, layer_nodes, weighted_layers
 from pstmo_edge.models.interception import layer_biases, layer_weights, normalised_layers
 
 _ARRAY = np.ndarray
+WIDE_OPSET = 21  # the first with 16-bit activations
+_WIDE_IR_VERSION = 10
 
 
 def quantized_graph(graph: onnx.ModelProto, emulated: EmulatedModel) -> onnx.ModelProto:
@@ -89,12 +91,14 @@ class _Writer:
 
     def _integers(self, node: onnx.NodeProto, layer: IntegerLayer) -> None:
         grid, name = layer.grid, node.name
-        if grid is None or layer.activations.bits != 8:
+        if grid is None or layer.activations.bits not in (8, 16):
             raise UsageError(
                 f"{name}: {layer.activations.bits}-bit {layer.activations.granularity.value} activations have no form "
-                f"in a static graph: use 8 bits and Granularity.PER_TENSOR"
+                f"in a static graph: use 8 or 16 bits and Granularity.PER_TENSOR"
             )
-        kind = np.int8 if layer.activations.symmetric else np.uint8
+        kind = np.dtype(f"{'' if layer.activations.symmetric else 'u'}int{layer.activations.bits}")
+        if layer.activations.bits == 16:
+            _raise_opset(self.graph, WIDE_OPSET)
         scale = self._constant(f"{name}.input_scale", np.array(grid.scale, np.float32))
         zero = self._constant(f"{name}.input_zero_point", np.array(grid.zero_point, kind))
         self._node("QuantizeLinear", [node.input[0], scale, zero], f"{name}.input_quantized")
@@ -149,6 +153,13 @@ class _Writer:
         kept = [tensor for tensor in self.graph.graph.initializer if tensor.name in read]
         del self.graph.graph.initializer[:]
         self.graph.graph.initializer.extend(kept)
+
+
+def _raise_opset(graph: onnx.ModelProto, version: int) -> None:
+    for opset in graph.opset_import:
+        if opset.domain == "":
+            opset.version = max(opset.version, version)
+    graph.ir_version = max(graph.ir_version, _WIDE_IR_VERSION)
 
 
 def _bias_of(name: str, layer: Layer) -> torch.Tensor:

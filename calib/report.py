@@ -14,12 +14,13 @@ import numpy as np
 from pstmo_edge.arrays import FloatArray
 from pstmo_edge.calib.plan import Plan, Quantized
 from pstmo_edge.datasets.sequences import PoseSequence
-from pstmo_edge.evaluation import Predict, predict_all, score
+from pstmo_edge.evaluation import Predict, jitter_mm, predict_all, score
 from pstmo_edge.files import write_atomic, write_folder_atomic
 from pstmo_edge.metrics import acceleration_error, joint_errors
 from pstmo_edge.skeletons import get_skeleton
 from pstmo_edge.windows import WindowSpec
 
+_COLOURS = {"int8": "#4878a8", "w8a16": "#9fbfdc", "fp32": "#c8c8c8"}
 JSON_NAME, HTML_NAME, PLOT_NAME = "quantization.json", "quantization.html", "layers.png"
 
 
@@ -44,6 +45,7 @@ class Row:
     moved_mm: float
     cost_mm: float
     gain_mm: float
+    jitter_mm: float
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class QuantizationReport:
     windows: int
     before: Profile
     after: Profile
+    live_jitter_mm: tuple[float, float]  # before and after with a detector's keypoints, a frame squared
     expected_mm: float
     time: float
     layers: tuple[Row, ...]
@@ -96,26 +99,32 @@ def make_report(
     chosen: Quantized,
     predict: tuple[Predict, Predict],
     sequences: Sequence[PoseSequence],
+    live: Sequence[PoseSequence],
     spec: WindowSpec,
 ) -> QuantizationReport:
-    """Measure the model and the engine (`predict`, in this order) where true poses are known, and collect the rest."""
+    """Measure the model and the engine (`predict`, in this order) where true poses are known, and collect the rest.
+
+    `live` is motion with a detector's keypoints, on which the jitter is measured once more.
+    """
     (before, windows), (after, _) = (profile(each, sequences, spec) for each in predict)
     total = sum(time.fp32 for time in plan.times.values())
     costs = {} if plan.found is None else {layer.name: layer for layer in plan.found.layers}
     rows = [
         Row(
             name,
-            "fp32" if name in chosen.left_in_float else "int8",
+            "fp32" if name in chosen.left_in_float else "w8a16" if name in chosen.mix.wide else "int8",
             plan.times[name].saved / total,
-            costs[name].moved_mm,
-            costs[name].cost_mm,
-            costs[name].gain_mm,
+            cost.int8.moved_mm,
+            cost.int8.cost_mm,
+            cost.gain_mm,
+            cost.int8.jitter_mm,
         )
-        for name in costs
+        for name, cost in costs.items()
     ]
     return QuantizationReport(
-        title, plan.settings.describe(), data, windows, before, after, chosen.mix.expected_mm, chosen.mix.time,
-        tuple(rows),
+        title, plan.settings.describe(), data, windows, before, after,
+        (jitter_mm(predict[0], live, spec), jitter_mm(predict[1], live, spec)),
+        chosen.mix.expected_mm, chosen.mix.time, tuple(rows),
     )  # fmt: skip
 
 
@@ -138,10 +147,10 @@ def _plot(report: QuantizationReport) -> bytes:
     left, right = halves
     axes = left.subplots()
     rows = list(reversed(report.layers))
-    colours = ["#4878a8" if row.precision == "int8" else "#c8c8c8" for row in rows]
+    colours = [_COLOURS[row.precision] for row in rows]
     axes.barh([row.name for row in rows], [row.moved_mm for row in rows], color=colours)
     axes.set_xscale("log")
-    axes.set_xlabel("poses move by, mm, this layer alone in INT8 (grey: left in float)")
+    axes.set_xlabel("poses move by, mm, this layer alone in INT8\n(light: 16-bit activations, grey: left in float)")
     axes.tick_params(axis="y", labelsize=7)
     for axes, kind in zip(right.subplots(2, 1), ("joints", "actions"), strict=True):
         before, after = getattr(report.before, kind), getattr(report.after, kind)
@@ -161,6 +170,7 @@ def summary_rows(report: QuantizationReport) -> list[tuple[str, float, float, fl
         ("MPJPE, mm", before.mpjpe_mm, after.mpjpe_mm),
         ("P-MPJPE, mm", before.p_mpjpe_mm, after.p_mpjpe_mm),
         ("jitter (acceleration error), mm a frame squared", before.jitter_mm, after.jitter_mm),
+        ("jitter with a detector's keypoints, mm a frame squared", *report.live_jitter_mm),
     ]
     return [(name, first, last, last - first) for name, first, last in rows]
 
@@ -178,8 +188,16 @@ def _page(report: QuantizationReport) -> str:
         return table((kind[:-1], "fp32 mm", "int8 mm", "change mm"), rows)
 
     layers = table(
-        ("layer", "precision", "time saved %", "alone: moves mm", "alone: costs mm", "freed: gains mm"),
-        [(r.name, r.precision, 100 * r.saved, r.moved_mm, r.cost_mm, r.gain_mm) for r in report.layers],
+        (
+            "layer",
+            "precision",
+            "time saved %",
+            "alone: moves mm",
+            "alone: costs mm",
+            "freed: gains mm",
+            "alone: jitter mm a frame squared",
+        ),
+        [(r.name, r.precision, 100 * r.saved, r.moved_mm, r.cost_mm, r.gain_mm, r.jitter_mm) for r in report.layers],
     )
     return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(report.title)}</title>
 <style>body{{font:14px sans-serif;max-width:70em;margin:2em auto;padding:0 1em}}
@@ -188,7 +206,8 @@ td,th{{padding:.2em .8em;border-bottom:1px solid #ddd;text-align:right}}td:first
 img{{max-width:100%}}</style>
 <h1>{html.escape(report.title)}</h1>
 <p>{html.escape(report.settings)}. {html.escape(report.data)}, {report.windows} frames, without mirroring. The weighted
-layers take {100 * report.time:.0f} % of their time in fp32, as modelled for the target.</p>
+layers take {100 * report.time:.0f} % of their time in fp32, as modelled for the target. What a layer does alone is with
+8-bit activations; in w8a16 its activations have 16 bits.</p>
 {table(("", "fp32", "int8", "change"), summary_rows(report))}
 <img src="{PLOT_NAME}" alt="What every layer costs, and the change of the error by joint and by action">
 <h2>By joint</h2>{changes("joints")}<h2>By action</h2>{changes("actions")}<h2>By layer</h2>{layers}</html>

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pstmo_edge.arrays import FloatArray
-from pstmo_edge.calib.emulation import EmulatedModel
+from pstmo_edge.calib.emulation import EmulatedModel, IntegerLayer, Layer
 from pstmo_edge.calib.observers import Progress, silent
 from pstmo_edge.metrics import MM, mpjpe
 from pstmo_edge.models.interception import intercepted
@@ -23,28 +23,40 @@ _BATCH_TOKENS = 4096  # the outputs of all layers are kept for one batch: about 
 
 
 @dataclass(frozen=True)
-class LayerCost:
-    """One layer's part in the error of INT8, in millimetres, over the same windows.
+class Cost:
+    """What one layer alone in integers does to the poses, in millimetres.
 
-    With this layer alone in INT8, `moved_mm` is how far poses move from the float model's and `cost_mm` how much the
-    MPJPE rises; `gain_mm` is by how much poses come nearer to the float model's when it alone is left in float.
-    `jitter_mm` is the acceleration of that movement over three neighbouring frames, root mean square, a frame squared:
-    what the layer adds to a pose's trembling.
+    `moved_mm` is how far they move from the float model's, `cost_mm` how much the MPJPE rises; `jitter_mm` is the
+    acceleration of that movement over three neighbouring frames, root mean square, a frame squared: what the layer
+    adds to a pose's trembling.
+    """
+
+    moved_mm: float
+    cost_mm: float
+    jitter_mm: float = 0.0
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One layer's part in the error of INT8, over the same windows as all others.
+
+    `int8` is with 8-bit activations, `wide` with 16-bit ones, where that was measured. `gain_mm` is by how much poses
+    come nearer to the float model's when this layer alone is left in float.
     """
 
     name: str
-    moved_mm: float
-    cost_mm: float
+    int8: Cost
     gain_mm: float
-    jitter_mm: float = 0.0
+    wide: Cost | None = None
 
 
 @dataclass(frozen=True)
 class Sensitivity:
     """What all layers cost, dearest first, beside the whole: `error_mm` of the float model, `moved_mm` of all INT8.
 
-    `accelerations_mm` are even quantiles of the float model's own acceleration errors over joints and frames:
-    most are small and few are large, so what trembling adds to their mean is not told by any one number.
+    `accelerations_mm` are even quantiles of the float model's own acceleration errors over joints and frames, with the
+    keypoints of a detector: most are small and few are large, so what trembling adds to their mean is not told by any
+    one number.
     """
 
     layers: tuple[LayerCost, ...]
@@ -53,13 +65,13 @@ class Sensitivity:
     windows: int
     accelerations_mm: tuple[float, ...] = ()
 
-    def expected_mm(self, layer: LayerCost) -> float:
-        """What to reckon with for one layer: its measured cost, and not less than what its movement costs on average.
+    def expected_mm(self, cost: Cost) -> float:
+        """What to reckon with for a cost: what was measured, and not less than what the movement costs on average.
 
         A small random movement d of joints that are e away from the truth raises the MPJPE by d^2 / (3 e), which adds
         up over layers; a measured cost below that is luck with the windows.
         """
-        return max(layer.cost_mm, layer.moved_mm**2 / (3 * max(self.error_mm, 1.0)))
+        return max(cost.cost_mm, cost.moved_mm**2 / (3 * max(self.error_mm, 1.0)))
 
     def spare_jitter(self, percent: float) -> float:
         """The mean square of the trembling (mm^2 a frame^4) that raises the mean acceleration error by `percent`.
@@ -80,20 +92,40 @@ class Sensitivity:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Sensitivity:
         """Back from JSON."""
-        layers = tuple(LayerCost(**layer) for layer in values["layers"])
+        layers = tuple(
+            LayerCost(
+                layer["name"],
+                Cost(**layer["int8"]),
+                layer["gain_mm"],
+                None if layer["wide"] is None else Cost(**layer["wide"]),
+            )
+            for layer in values["layers"]
+        )
         return cls(**{**values, "layers": layers, "accelerations_mm": tuple(values["accelerations_mm"])})
 
 
-def sensitivity(
-    emulated: EmulatedModel, windows: FloatArray, poses: FloatArray, tell: Progress = silent
-) -> Sensitivity:
-    """The cost of every integer layer, on windows (N, T, 17, C) with true poses (N, 17, 3), or (N, K, 17, 3).
+@dataclass(frozen=True)
+class Probes:
+    """Windows (N, T, 17, C) with their true poses, (N, 17, 3) or (N, K, 17, 3); each three in turn are neighbours."""
 
-    Every three windows in turn are of neighbouring frames (`unseen_windows`). The outputs of the layers before the one
-    in question are those of one forward, so only what comes after is computed.
+    windows: FloatArray
+    poses: FloatArray
+
+
+def sensitivity(
+    emulated: EmulatedModel, probes: Probes, live: Probes | None = None, tell: Progress = silent, *, wide: bool = False
+) -> Sensitivity:
+    """The cost of every integer layer on the probes, and with `wide` that of 16-bit activations too.
+
+    `live` are probes as a detector sees them: the float model's own trembling on them is what that of INT8 is
+    compared with; by default the probes. The outputs of the layers before the one in question are those of one
+    forward, so only what comes after is computed.
     """
+    windows, poses = probes.windows, probes.poses
     layers = list(emulated.layers)
-    alone: dict[str, list[FloatArray]] = {name: [] for name in layers}
+    widened = {name: layer.widened() for name, layer in emulated.layers.items() if isinstance(layer, IntegerLayer)}
+    kinds = ("int8", "wide") if wide else ("int8",)
+    alone: dict[str, dict[str, list[FloatArray]]] = {kind: {name: [] for name in layers} for kind in kinds}
     freed: dict[str, list[FloatArray]] = {name: [] for name in layers}
     exact: list[FloatArray] = []
     every: list[FloatArray] = []
@@ -105,60 +137,74 @@ def sensitivity(
             exact.append(in_float.run(batch))
             every.append(in_integers.run(batch))
             for done, name in enumerate(layers):
-                alone[name].append(in_float.flipped(batch, name))
-                freed[name].append(in_integers.flipped(batch, name))
+                alone["int8"][name].append(in_float.flipped(batch, name, emulated.layers[name]))
+                if wide:
+                    alone["wide"][name].append(in_float.flipped(batch, name, widened[name]))
+                freed[name].append(in_integers.flipped(batch, name, None))
                 tell("what each layer costs in INT8", number * len(layers) + done + 1, len(pieces) * len(layers))
     base, whole = np.concatenate(exact), np.concatenate(every)
     error, moved = _mean(base, poses), _mean(whole, base)
+
+    def cost(found: FloatArray) -> Cost:
+        jitter = float(np.sqrt(np.square(_accelerations(found - base)).mean()))
+        return Cost(_mean(found, base), _mean(found, poses) - error, jitter)
+
     costs = [
         LayerCost(
             name,
-            moved_mm=_mean(np.concatenate(alone[name]), base),
-            cost_mm=_mean(np.concatenate(alone[name]), poses) - error,
+            cost(np.concatenate(alone["int8"][name])),
             gain_mm=moved - _mean(np.concatenate(freed[name]), base),
-            jitter_mm=float(np.sqrt(np.square(_accelerations(np.concatenate(alone[name]) - base)).mean())),
+            wide=cost(np.concatenate(alone["wide"][name])) if wide else None,
         )
         for name in layers
     ]
-    ranked = tuple(sorted(costs, key=lambda cost: -cost.moved_mm))
-    own = np.quantile(_accelerations(base - poses), (np.arange(_QUANTILES) + 0.5) / _QUANTILES)
+    ranked = tuple(sorted(costs, key=lambda layer: -layer.int8.moved_mm))
+    trembling = _accelerations(base - poses if live is None else _float_poses(emulated, live, size) - live.poses)
+    own = np.quantile(trembling, (np.arange(_QUANTILES) + 0.5) / _QUANTILES)
     return Sensitivity(ranked, error, moved, len(windows), tuple(own.tolist()))
+
+
+def _float_poses(emulated: EmulatedModel, probes: Probes, size: int) -> FloatArray:
+    with torch.no_grad():
+        return np.concatenate([emulated.model(batch).numpy() for batch in torch.from_numpy(probes.windows).split(size)])
 
 
 class _Pass:
     """One forward whose layers' outputs are kept, and forwards that differ from it in one layer."""
 
     def __init__(self, emulated: EmulatedModel, integers: Collection[str]) -> None:
-        self.emulated, self.integers = emulated, set(integers)
+        self.emulated = emulated
+        self.layers = {name: emulated.layers[name] for name in integers}
         self.outputs: dict[str, Tensor] = {}
 
     def run(self, batch: Tensor) -> FloatArray:
         """Poses of the batch."""
 
         def keep(name: str, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-            self.outputs[name] = self._compute(name in self.integers, name, x, weight, bias)
+            self.outputs[name] = _compute(self.layers.get(name), x, weight, bias)
             return self.outputs[name]
 
         return self._poses(batch, keep)
 
-    def flipped(self, batch: Tensor, layer: str) -> FloatArray:
-        """The poses with one layer in the other precision; what comes before it is not computed again."""
+    def flipped(self, batch: Tensor, layer: str, other: Layer | None) -> FloatArray:
+        """The poses with another form of one layer, None for float; what comes before it is not computed again."""
         before = set(list(self.outputs)[: list(self.outputs).index(layer)])
 
         def compute(name: str, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             if name in before:
                 return self.outputs[name]
-            return self._compute((name in self.integers) != (name == layer), name, x, weight, bias)
+            return _compute(other if name == layer else self.layers.get(name), x, weight, bias)
 
         return self._poses(batch, compute)
-
-    def _compute(self, integer: bool, name: str, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return self.emulated.compute(name, x, weight, bias) if integer else F.linear(x, weight, bias)
 
     def _poses(self, batch: Tensor, intercept: Callable[[str, Tensor, Tensor, Tensor], Tensor]) -> FloatArray:
         with intercepted(self.emulated.model, intercept):
             poses: FloatArray = self.emulated.model(batch).numpy()
         return poses
+
+
+def _compute(layer: Layer | None, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.linear(x, weight, bias) if layer is None else layer(x, weight, bias)
 
 
 def _accelerations(moved: FloatArray) -> FloatArray:

@@ -39,6 +39,7 @@ class Builder(Protocol):
     """One backend's way from graph to engine."""
 
     ends_in_float: bool  # whether it has no INT8 form of the layers that enter and leave the network
+    wide: bool  # whether it has kernels for 16-bit activations
 
     def build_float(self, source: Source) -> Built:
         """The engine in fp32."""
@@ -53,6 +54,7 @@ class TorchBuilder:
     """Weights for the model's own code."""
 
     ends_in_float = False
+    wide = False
 
     def build_float(self, source: Source) -> Built:
         """See `Builder`."""
@@ -75,6 +77,7 @@ class OnnxRuntimeBuilder:
     """The graph itself, with explicit Q/DQ for INT8."""
 
     ends_in_float = False
+    wide = False
 
     def build_float(self, source: Source) -> Built:
         """See `Builder`."""
@@ -95,6 +98,7 @@ class OpenVinoBuilder:
     """OpenVINO's own model, converted from the graph, which for INT8 has its Q/DQ nodes."""
 
     ends_in_float = False
+    wide = False
 
     def build_float(self, source: Source) -> Built:
         """See `Builder`."""
@@ -135,6 +139,7 @@ class NativeBuilder:
     """The fused network's weights; for INT8 the codes and scales of a Q/DQ graph."""
 
     ends_in_float = True
+    wide = True
 
     def build_float(self, source: Source) -> Built:
         """See `Builder`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from pstmo_edge.bundle import (
 from pstmo_edge.datasets import cmu_mocap, load_sequences, one_camera_a_take
 from pstmo_edge.datasets.sequences import PoseSequence, check_skeleton
 from pstmo_edge.errors import AccuracyError, BackendError, DataError, UsageError
-from pstmo_edge.evaluation import Evaluation, Predict, evaluate
+from pstmo_edge.evaluation import Evaluation, Predict, evaluate, jitter_mm
 from pstmo_edge.skeletons import get_skeleton
 from pstmo_edge.targets import Target, resolve_target, runs_here
 from pstmo_edge.windows import WindowSpec
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from pstmo_edge.calib.plan import Plan, Quantized
 
 DEFAULT_MAX_DROP_MM = 1.0
+DEFAULT_MAX_JITTER_PERCENT = 2.0  # more than that would be seen as trembling
+_ATTEMPTS = 5  # mixes that are built, each within tighter bounds than the one that exceeded them
 
 # Told what is being done: a sentence, and how many steps it has (0: unknown) or has taken.
 Progress = Callable[[str, int, int], None]
@@ -57,7 +59,7 @@ class Request:
     target: Target
     max_drop_mm: float
     force: bool
-    max_jitter_percent: float | None = None
+    max_jitter_percent: float | None = DEFAULT_MAX_JITTER_PERCENT
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, before minutes are spent on it."""
@@ -84,7 +86,7 @@ def check_request(
     target: str = "auto",
     max_drop_mm: float = DEFAULT_MAX_DROP_MM,
     force: bool = False,
-    max_jitter_percent: float | None = None,
+    max_jitter_percent: float | None = DEFAULT_MAX_JITTER_PERCENT,
 ) -> Request:
     """What `build` is asked for, checked without loading anything; raises UsageError and BackendError."""
     chosen = as_precision(precision)
@@ -96,6 +98,8 @@ class Prepared:
     """A model's graph and the error of the model itself: the same for every backend and precision.
 
     Without `before` nothing is measured and nothing gated: the weights mean nothing, and only speed is of interest.
+    `live` is held-out motion as a detector sees it and `jitter_mm` the model's acceleration error there: with exact
+    keypoints a model's own trembling is smaller than any camera will show.
     """
 
     source: Source
@@ -103,6 +107,8 @@ class Prepared:
     before: Evaluation | None
     data: str
     keypoints: str
+    live: Sequence[PoseSequence] = ()
+    jitter_mm: float = 0.0
 
 
 def prepare(
@@ -115,18 +121,29 @@ def prepare(
     """Export a model, check the graph, and measure the model on held-out motion; raises UsageError and DataError."""
     from pstmo_edge.backends.torch import TorchSession
 
+    live = held_out
     if held_out is None:
         skeleton = model.lifter.skeleton
         held_out = one_camera_a_take(load_sequences(data, "test", keypoints, skeleton))
         if any(sequence.poses is None for sequence in held_out):
             # One's own keypoints are good to calibrate on; the error is measured where the truth is known.
             held_out, data = one_camera_a_take(load_sequences(skeleton=skeleton)), cmu_mocap.NAME
+        live = one_camera_a_take(_as_detected("test", skeleton)) if keypoints == "gt" else held_out
+    assert live is not None
     check_skeleton(held_out, model.lifter.skeleton, data)
     for sequence in held_out:
         sequence.true_poses()
     source = _exported(model, progress)
-    before = _measured(TorchSession(model).run, held_out, model.lifter.window, "measuring the fp32 model", progress)
-    return Prepared(source, held_out, before, data, keypoints)
+    run = TorchSession(model).run
+    before = _measured(run, held_out, model.lifter.window, "measuring the fp32 model", progress)
+    progress("measuring the fp32 model's jitter", 0, 0)
+    jitter = jitter_mm(run, live, model.lifter.window)
+    return Prepared(source, held_out, before, data, keypoints, live, jitter)
+
+
+def _as_detected(split: str, skeleton: str) -> tuple[PoseSequence, ...]:
+    """The bundled motion as a detector sees it, which is what an engine will meet."""
+    return load_sequences(split=split, keypoints="detected", skeleton=skeleton)
 
 
 def prepare_unmeasured(model: nn.Module, progress: Progress = lambda text, done, total: None) -> Prepared:
@@ -157,18 +174,18 @@ def build(
     force: bool = False,
     prepared: Prepared | None = None,
     report: str | os.PathLike[str] | None = None,
-    max_jitter_percent: float | None = None,
+    max_jitter_percent: float | None = DEFAULT_MAX_JITTER_PERCENT,
     progress: Progress = lambda text, done, total: None,
 ) -> Bundle:
     """Build an engine from a model of the zoo, measure it on held-out motion, and write its bundle.
 
     `calibration` are sequences for the ranges of INT8 and `held_out` those the error is measured on: by default the
     training split of `data` and one camera a take of its test split. The build fails with AccuracyError if the engine's
-    MPJPE exceeds the model's by more than `max_drop_mm` and no layers left in float mend it. `prepared` saves the
+    MPJPE exceeds the model's by more than `max_drop_mm` and no layers left in float mend it. An INT8 engine's jitter,
+    with a detector's keypoints, may exceed the model's by no more than `max_jitter_percent` (None: by anything):
+    layers that tremble get 16-bit activations where the backend has them, or stay in float. `prepared` saves the
     export and the model's own measurement where several engines are built. `report` is a folder for what INT8 does to
-    the error by layer, joint and action; with `max_jitter_percent` layers that would make poses tremble by more than
-    that, on calibration motion, stay in float. Raises UsageError, BackendError,
-    DataError, BundleError.
+    the error by layer, joint and action. Raises UsageError, BackendError, DataError, BundleError.
     """
     request = check_request(
         precision, backend, out, target=target, max_drop_mm=max_drop_mm, force=force,
@@ -180,7 +197,7 @@ def build(
         source = f"{data}, training split, {keypoints} keypoints" if calibration is None else "sequences of the caller"
         sequences = calibration or load_sequences(data, "train", keypoints, model.lifter.skeleton)
         check_skeleton(sequences, model.lifter.skeleton, source)
-        used = _calibration(sequences, model.lifter.window, source)
+        used = _calibration(sequences, model.lifter.window, source, exact=keypoints == "gt" and calibration is None)
     if report is not None and request.precision != "int8":
         raise UsageError(f"--report is of INT8: a {precision} engine has none")
     if prepared is None:
@@ -196,9 +213,10 @@ class _Windows:
     key: str
     source: str
     probes: Sequence[PoseSequence]  # motion with true poses, on which the cost of every layer is measured
+    live: Sequence[PoseSequence]  # the same as a detector sees it
 
 
-def _calibration(sequences: Sequence[PoseSequence], window: WindowSpec, source: str) -> _Windows:
+def _calibration(sequences: Sequence[PoseSequence], window: WindowSpec, source: str, *, exact: bool) -> _Windows:
     from pstmo_edge.calib.windows import calibration_windows, windows_key
 
     frames = sum(len(sequence) for sequence in sequences)
@@ -207,11 +225,13 @@ def _calibration(sequences: Sequence[PoseSequence], window: WindowSpec, source: 
             f"the calibration data has {frames} frames, fewer than one window of {window.frames}: "
             f"give more with --calib"
         )
-    windows = calibration_windows(sequences, window)
-    probes = sequences
+    windows, skeleton = calibration_windows(sequences, window), sequences[0].skeleton
+    probes = live = sequences
     if any(sequence.poses is None for sequence in sequences):
-        probes = load_sequences(split="train", skeleton=sequences[0].skeleton)
-    return _Windows(windows, windows_key(windows), source, probes)
+        probes, exact = load_sequences(split="train", skeleton=skeleton), True
+    if exact:
+        live = _as_detected("train", skeleton)
+    return _Windows(windows, windows_key(windows), source, probes, live)
 
 
 class _Build:
@@ -275,25 +295,57 @@ class _Build:
         return built, after, METHODS.get(request.precision, "none"), keep_float
 
     def _quantize(self, builder: Builder, used: _Windows) -> tuple[Built, Evaluation | None, Plan, Quantized]:
-        """INT8 in the layers that save most time within the limit on the error."""
+        """INT8 in the layers that save most time within the limits on the error and the jitter."""
+        from pstmo_edge.calib.mixing import Bounds
         from pstmo_edge.calib.plan import make_plan
 
         source, request = self.prepared.source, self.request
         probes = None if self.prepared.before is None else used.probes
-        plan = make_plan(self.model, source.graph, used.windows, request.target, probes, self.tell)
-        after = None
-        jitter = request.max_jitter_percent
-        for mix in plan.mixes(request.max_drop_mm, ends_in_float=builder.ends_in_float, max_jitter_percent=jitter):
+        live = () if request.max_jitter_percent is None else used.live
+        plan = make_plan(
+            self.model, source.graph, used.windows, request.target, probes, live, self.tell, wide=builder.wide
+        )
+        bounds, refusal = Bounds(request.max_drop_mm, request.max_jitter_percent), self._nothing_fits()
+        for _ in range(_ATTEMPTS):
+            mix = plan.mix(bounds, ends_in_float=builder.ends_in_float)
+            if not mix.integers:
+                break
             quantized = plan.quantized(mix)
             self.tell(f"building the engine, {len(quantized.left_in_float)} layers stay in float", 0, 0)
             built = builder.build_int8(source, quantized.graph)
             after = self._measure(built, "measuring the INT8 engine")
-            if self._drop(after) <= request.max_drop_mm:
+            if too_far := self._drop_refusal(after):
+                # Below what the mix spends, so that the next one is another.
+                bounds, refusal = replace(bounds, max_drop_mm=min(bounds.max_drop_mm, mix.expected_mm) / 2), too_far
+            elif trembles := self._jitter_refusal(built):
+                assert bounds.max_jitter_percent is not None
+                bounds, refusal = replace(bounds, max_jitter_percent=bounds.max_jitter_percent / 2), trembles
+            else:
                 return built, after, plan, quantized
-        self._check_drop(after)
-        raise AccuracyError(
-            f"no layer can run in INT8 without raising the error by more than {request.max_drop_mm:g} mm: choose "
-            f"--precision fp32 or raise --max-drop-mm"
+        raise AccuracyError(refusal)
+
+    def _nothing_fits(self) -> str:
+        limits = f"the error by more than {self.request.max_drop_mm:g} mm"
+        if self.request.max_jitter_percent is not None:
+            limits += f" or the jitter by more than {self.request.max_jitter_percent:g} %"
+        return (
+            f"no layer can run in INT8 without raising {limits}: choose --precision fp32, or raise --max-drop-mm or "
+            f"--max-jitter-percent"
+        )
+
+    def _jitter_refusal(self, built: Built) -> str | None:
+        """Why the engine may not tremble as it does with a detector's keypoints, if it may not."""
+        prepared, limit = self.prepared, self.request.max_jitter_percent
+        if limit is None or prepared.jitter_mm == 0:
+            return None
+        self.tell("measuring the INT8 engine's jitter", 0, 0)
+        found = jitter_mm(built.session.run, prepared.live, self.window)
+        more = 100 * (found / prepared.jitter_mm - 1)
+        if more <= limit:
+            return None
+        return (
+            f"{self.request.precision} on {self.request.backend} raises the jitter by {more:.1f} %, above the limit of "
+            f"{limit:g}: choose --precision w8a16 or fp32, or raise --max-jitter-percent"
         )
 
     def _write_report(self, built: Built, plan: Plan, chosen: Quantized) -> None:
@@ -306,23 +358,27 @@ class _Build:
         title = f"{lifter.name}, {lifter.frames} frames: INT8 for {request.target.name} on {request.backend}"
         data = f"{prepared.data}, test split, {prepared.keypoints} keypoints"
         engines = TorchSession(self.model).run, built.session.run
-        made = make_report(title, data, plan, chosen, engines, prepared.held_out, self.window)
+        made = make_report(title, data, plan, chosen, engines, prepared.held_out, prepared.live, self.window)
         write_report(made, self.report, force=request.force)
 
     def _drop(self, after: Evaluation | None) -> float:
         before = self.prepared.before
         return 0.0 if before is None or after is None else after.mpjpe_mm - before.mpjpe_mm
 
-    def _check_drop(self, after: Evaluation | None) -> None:
+    def _drop_refusal(self, after: Evaluation | None) -> str | None:
+        """Why the engine's error is too large, if it is."""
         drop, before = self._drop(after), self.prepared.before
-        if before is None or after is None:
-            return
-        if not drop <= self.request.max_drop_mm:
-            raise AccuracyError(
-                f"{self.request.precision} on {self.request.backend} raises the error by {drop:.2f} mm (from "
-                f"{before.mpjpe_mm:.2f} to {after.mpjpe_mm:.2f}), above the limit of {self.request.max_drop_mm:g}: "
-                f"choose --precision fp32 or raise --max-drop-mm"
-            )
+        if before is None or after is None or drop <= self.request.max_drop_mm:
+            return None
+        return (
+            f"{self.request.precision} on {self.request.backend} raises the error by {drop:.2f} mm (from "
+            f"{before.mpjpe_mm:.2f} to {after.mpjpe_mm:.2f}), above the limit of {self.request.max_drop_mm:g}: "
+            f"choose --precision fp32 or raise --max-drop-mm"
+        )
+
+    def _check_drop(self, after: Evaluation | None) -> None:
+        if refusal := self._drop_refusal(after):
+            raise AccuracyError(refusal)
 
     def _manifest(
         self,

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from pstmo_edge import console
+from pstmo_edge import cli_deploy, console
 from pstmo_edge._version import __version__
 from pstmo_edge.errors import DataError, PstmoEdgeError, UsageError
 from pstmo_edge.naming import unknown
@@ -120,8 +120,9 @@ def build(
     keypoints: Keypoints = "gt",
     max_drop_mm: Annotated[float, typer.Option(help="How much INT8 may raise the MPJPE, millimetres.")] = 1.0,
     max_jitter_percent: Annotated[
-        float | None, typer.Option(help="How much INT8 may raise the jitter; layers that tremble stay in float.")
-    ] = None,
+        float,
+        typer.Option(help="How much INT8 may raise the jitter; layers that tremble get more bits or stay in float."),
+    ] = 2.0,
     target: Annotated[
         str, typer.Option(help="auto (this machine), x86-avx2, x86-vnni, arm64-dotprod, generic or tensorrt.")
     ] = "auto",
@@ -181,7 +182,8 @@ def _payoff(lifter: Any, backend: str, built: Path | None, common: dict[str, Any
 
     return measure(
         lifter, backend, common["prepared"], built, target=options["target"], data=common["data"],
-        keypoints=common["keypoints"], max_drop_mm=options["max_drop_mm"], progress=common["progress"],
+        keypoints=common["keypoints"], max_drop_mm=options["max_drop_mm"],
+        max_jitter_percent=options["max_jitter_percent"], progress=common["progress"],
     )  # fmt: skip
 
 
@@ -553,6 +555,9 @@ def info(
         _print_json(manifest.model_dump(mode="json"))
         return
     console.stdout.print(console.manifest_table(manifest))
+
+
+cli_deploy.add_commands(app)
 
 
 @app.command()

@@ -101,6 +101,31 @@ def evaluate(
     return found if spec.emitted is None else dataclasses.replace(found, windows=window_count(sequences, spec))
 
 
+def jitter_mm(
+    predict: Predict, sequences: Sequence[PoseSequence], spec: WindowSpec, frames_a_sequence: int = 40
+) -> float:
+    """The mean acceleration error (millimetres a frame squared) over neighbouring frames in the middle of sequences.
+
+    Of a window that emits many poses the first counts, so that each comes from another window, as in a stream.
+    """
+    source = WindowSource([sequence.inputs(spec.channels) for sequence in sequences], spec)
+    poses = np.concatenate([sequence.true_poses() for sequence in sequences])
+    root = get_skeleton(sequences[0].pose_skeleton).root
+    errors, counts, start = [], [], 0
+    for sequence in sequences:
+        middle = max(0, (len(sequence) - frames_a_sequence) // 2)
+        targets = start + np.arange(middle, min(middle + frames_a_sequence, len(sequence)))
+        frames, inside = source.emitted(targets)
+        targets, frames = targets[inside[:, 0]], frames[inside[:, 0], 0]
+        found = predict(source.gather(targets))
+        found = np.array(found if spec.emitted is None else found[:, 0])
+        found[:, root] = 0
+        errors.append(metrics.acceleration_error(found, poses[frames]))
+        counts.append(len(frames))
+        start += len(sequence)
+    return float(np.average(errors, weights=counts))
+
+
 def window_count(sequences: Sequence[PoseSequence], spec: WindowSpec) -> int:
     """How many windows `predict_all` lifts."""
     return sum(len(spec.targets(len(sequence))) for sequence in sequences)

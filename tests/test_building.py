@@ -8,10 +8,13 @@ from pstmo_edge import building
 from pstmo_edge.backends.torch import TorchSession
 from pstmo_edge.bundle import open_bundle
 from pstmo_edge.calib import plan
+from pstmo_edge.calib.mixing import Bounds
 from pstmo_edge.calib.windows import calibration_windows
 from pstmo_edge.errors import AccuracyError, BackendError, DataError, UsageError
 from pstmo_edge.models.zoo import MODELS
 from pstmo_edge.windows import extract_windows
+
+UNBOUND = {"max_drop_mm": 1000.0, "max_jitter_percent": None}  # INT8 of random weights costs metres
 
 
 @pytest.mark.parametrize(
@@ -22,9 +25,7 @@ def test_every_backend_builds_and_opens(backend, precision, small_model, small_p
     if backend == "openvino":
         pytest.importorskip("openvino")
     out = tmp_path / "engine"
-    bundle = pe.build(
-        small_model, precision, backend, short_sequences, out, prepared=small_prepared, max_drop_mm=1000.0
-    )
+    bundle = pe.build(small_model, precision, backend, short_sequences, out, prepared=small_prepared, **UNBOUND)
     engine = pe.load_engine(out, threads=1)
     windows = extract_windows(short_sequences[0].keypoints, np.arange(7), engine.spec)
     exact = pe.load_engine(out).infer(windows)
@@ -66,7 +67,7 @@ def test_every_backend_builds_and_opens_engines_that_emit_many_poses(
         pytest.importorskip("openvino")
     model, prepared = emitting_prepared
     first, count = model.lifter.emitted
-    options = {"prepared": prepared, "max_drop_mm": 1000.0}
+    options = {"prepared": prepared, **UNBOUND}
     manifest = pe.build(model, precision, backend, short_sequences, tmp_path / "engine", **options).manifest
     engine = pe.load_engine(tmp_path / "engine", threads=1)
     assert (manifest.output.frames.first, manifest.output.frames.count) == (first, count)
@@ -124,14 +125,14 @@ def test_too_large_a_drop_is_mended_by_leaving_more_layers_in_float(
     tried = []
     choose = plan.choose_mix
 
-    def watched(found, times, bound, *rest):
-        tried.append((bound, choose(found, times, bound, *rest)))
+    def watched(found, times, bounds, *rest):
+        tried.append((bounds.max_drop_mm, choose(found, times, bounds, *rest)))
         return tried[-1][1]
 
     monkeypatch.setattr(plan, "choose_mix", watched)
     bundle = pe.build(
         small_model, "int8", calibration=short_sequences, out=tmp_path / "e", prepared=small_prepared,
-        max_drop_mm=1000.0,
+        **UNBOUND,
     )  # fmt: skip
     bounds, mixes = zip(*tried, strict=True)
     assert len(mixes) == 3
@@ -146,16 +147,59 @@ def test_too_large_a_drop_is_mended_by_leaving_more_layers_in_float(
 def test_a_drop_that_cannot_be_mended_is_refused(small_model, small_prepared, short_sequences, tmp_path, monkeypatch):
     monkeypatch.setattr(building, "_measured", lambda *_: above(small_prepared, 3.0))
     choose = plan.choose_mix
-    monkeypatch.setattr(
-        plan, "choose_mix", lambda found, times, bound, *rest: choose(found, times, 1000 * bound, *rest)
-    )
+    wider = building.DEFAULT_MAX_DROP_MM * 1000
+    monkeypatch.setattr(plan, "choose_mix", lambda found, times, _, *rest: choose(found, times, Bounds(wider), *rest))
     with pytest.raises(AccuracyError, match=r"by 3\.00 mm .* above the limit of 1: .*--precision fp32"):
         pe.build(small_model, "int8", calibration=short_sequences, out=tmp_path / "e", prepared=small_prepared)
     assert list(tmp_path.iterdir()) == []
 
 
+def trembling(small_prepared, *percents):
+    """Jitters that are so much above the float model's."""
+    found = iter(percents)
+    return lambda *_: small_prepared.jitter_mm * (1 + next(found) / 100)
+
+
+def test_an_engine_that_trembles_is_mended_with_more_bits_or_float_layers(
+    small_model, small_prepared, short_sequences, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(building, "_measured", lambda *_: above(small_prepared, 0.0))
+    monkeypatch.setattr(building, "jitter_mm", trembling(small_prepared, 9.0, 8.0, 1.9))
+    tried = []
+    choose = plan.choose_mix
+
+    def watched(found, times, bounds, *rest):
+        tried.append((bounds.max_jitter_percent, choose(found, times, bounds, *rest)))
+        return tried[-1][1]
+
+    monkeypatch.setattr(plan, "choose_mix", watched)
+    bundle = pe.build(
+        small_model, "int8", "native", short_sequences, tmp_path / "e", prepared=small_prepared, max_drop_mm=1000.0
+    )
+    assert [bound for bound, _ in tried] == [2.0, 1.0, 0.5]
+    mix = tried[-1][1]
+    precisions = {layer.name: layer.precision for layer in bundle.manifest.precision.layers}
+    assert {name for name, precision in precisions.items() if precision == "w8a16"} == set(mix.wide)
+    assert {name for name, precision in precisions.items() if precision == "int8"} == set(mix.integers) - set(mix.wide)
+    assert mix.wide
+
+
+def test_trembling_that_cannot_be_mended_is_refused(
+    small_model, small_prepared, short_sequences, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(building, "_measured", lambda *_: above(small_prepared, 0.0))
+    monkeypatch.setattr(building, "jitter_mm", trembling(small_prepared, *[9.0] * 5))
+    with pytest.raises(AccuracyError, match=r"raises the jitter by 9\.0 %, above the limit of 2: choose --precision"):
+        pe.build(
+            small_model, "int8", "native", short_sequences, tmp_path / "e", prepared=small_prepared, max_drop_mm=1000.0
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_limit_within_which_no_layer_fits_is_refused(small_model, small_prepared, short_sequences, tmp_path):
-    with pytest.raises(AccuracyError, match=r"no layer can run in INT8 .* more than 0 mm: choose --precision fp32"):
+    with pytest.raises(
+        AccuracyError, match=r"no layer can run in INT8 .* more than 0 mm or the jitter by more than 2 %: choose"
+    ):
         pe.build(
             small_model, "int8", calibration=short_sequences, out=tmp_path / "e", prepared=small_prepared,
             max_drop_mm=0.0,
@@ -171,7 +215,7 @@ def test_a_report_shows_layers_joints_actions_and_jitter(small_model, small_prep
     folder = tmp_path / "report"
     bundle = pe.build(
         small_model, "int8", calibration=short_sequences, out=tmp_path / "e", prepared=small_prepared,
-        max_drop_mm=1000.0, report=folder,
+        **UNBOUND, report=folder,
     )  # fmt: skip
     found = json.loads((folder / "quantization.json").read_text())
     assert {row["name"] for row in found["layers"]} == {

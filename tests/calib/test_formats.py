@@ -298,7 +298,9 @@ def test_an_emulated_format_leaves_the_model_alone(source):
 
 def test_16_bit_activations_never_leave_32_bits():
     generator = torch.Generator().manual_seed(3)
-    weight = torch.randint(-127, 128, (6, 1536), generator=generator).to(torch.int8)  # 97,000 a row, unlike trained ones
+    weight = torch.randint(-127, 128, (6, 1536), generator=generator).to(
+        torch.int8
+    )  # 97,000 a row, unlike trained ones
     weight[0, 516:] = 0
     weight[0, :516] = -127  # 65532, the most that needs no change
     grid = Grid(0.1, 128, 0, 255)

@@ -4,7 +4,7 @@ import torch
 
 from pstmo_edge.calib import cache
 from pstmo_edge.calib.calibrate import calibrate
-from pstmo_edge.calib.sensitivity import sensitivity
+from pstmo_edge.calib.sensitivity import Probes, sensitivity
 from pstmo_edge.calib.settings import Settings, Weights
 from pstmo_edge.calib.windows import calibration_windows, unseen_windows
 from pstmo_edge.datasets import load_sequences
@@ -25,7 +25,8 @@ def measured(small_model):
         model.get_submodule(SPOILED.replace("w_2", "w_1")).bias[3] += 300.0
     emulated = calibrate(model, windows, Settings(Weights(7)))
     told = []
-    return emulated, windows, probes, poses, sensitivity(emulated, probes, poses, lambda *step: told.append(step)), told
+    found = sensitivity(emulated, Probes(probes, poses), None, lambda *step: told.append(step), wide=True)
+    return emulated, windows, probes, poses, found, told
 
 
 def run(model, windows):
@@ -44,9 +45,24 @@ def test_costs_are_those_of_engines_with_one_layer_flipped(measured):
     for name in ("encoder.fc_1", "Transformer.model.layers.2.self_attn.qkv", "fcn.1"):
         alone = run(emulated.with_layers([name]), probes)
         freed = run(emulated.with_layers(set(emulated.layers) - {name}), probes)
-        assert by_name[name].moved_mm == pytest.approx(mpjpe(alone, exact).mean(), rel=1e-4)
-        assert by_name[name].cost_mm == pytest.approx(mpjpe(alone, poses).mean() - found.error_mm, abs=1e-3)
+        assert by_name[name].int8.moved_mm == pytest.approx(mpjpe(alone, exact).mean(), rel=1e-4)
+        assert by_name[name].int8.cost_mm == pytest.approx(mpjpe(alone, poses).mean() - found.error_mm, abs=1e-3)
         assert by_name[name].gain_mm == pytest.approx(found.moved_mm - mpjpe(freed, exact).mean(), abs=2e-2)
+        wide = run(emulated.with_layers([name]).widened(), probes)
+        assert by_name[name].wide.moved_mm == pytest.approx(mpjpe(wide, exact).mean(), rel=1e-3)
+
+
+def test_jitter_is_judged_by_the_models_own_with_a_detectors_keypoints(measured, small_model):
+    emulated, windows, probes, poses, found, _ = measured
+    sequences = load_sequences(split="train", keypoints="detected")
+    live = Probes(*unseen_windows(sequences, small_model.lifter.window, 24, windows))
+    one = emulated.with_layers(["fcn.1"])
+    seen = sensitivity(one, Probes(probes, poses), live)
+    errors = (run(one.model, live.windows) - live.poses).reshape(-1, 3, 17, 3)
+    exact = 1000 * np.linalg.norm(np.diff(errors, 2, axis=1), axis=-1)
+    assert np.median(seen.accelerations_mm) == pytest.approx(np.median(exact), rel=0.02)
+    assert seen.accelerations_mm != found.accelerations_mm
+    assert {layer.name: layer.int8 for layer in found.layers}["fcn.1"] == seen.layers[0].int8
 
 
 def test_a_spoiled_layer_is_the_dearest_and_gains_most(measured):
@@ -81,8 +97,8 @@ def test_results_are_cached_by_weights_data_and_settings(measured, small_model, 
     cache.cached_calibration(model, windows[:20], settings)
     assert len(calls) == 3
     key = cache.calibration_key(model, windows, settings)
-    found = cache.cached_sensitivity(first.with_layers(["fcn.1"]), key, probes, poses)
-    assert found == cache.cached_sensitivity(first.with_layers(["fcn.1"]), key, probes, poses)
+    found = cache.cached_sensitivity(first.with_layers(["fcn.1"]), key, Probes(probes, poses))
+    assert found == cache.cached_sensitivity(first.with_layers(["fcn.1"]), key, Probes(probes, poses))
     assert len(list((tmp_path / "cache").glob("sensitivity-*"))) == 1
 
 
