@@ -66,6 +66,15 @@ def _memory(log: str) -> tuple[int, int, str]:
     return tried, int(re.search(r"(\d+) failed", log)[1]), "OUT_OF_MEMORY each time, nothing lost"
 
 
+def _footprint(log: str) -> tuple[int, int, str]:
+    found = {name: float(value) for name, value in re.findall(r'"(\w+)": ([\d.]+)', log)}
+    remark = (
+        f"worst of all: open {found['open_ms']:.0f} ms, first pose {found['first_pose_ms']:.0f} ms, "
+        f"{found['peak_resident_bytes'] / 1e6:.1f} MB resident"
+    )
+    return int(found["tries"]), int(re.search(r"(\d+) failed", log)[1]), remark
+
+
 JOBS = {
     "soak": Job(
         "frames with NaN, missing joints, gaps, set clocks, reordered times: P-STMO-S, 9 frames",
@@ -85,6 +94,10 @@ JOBS = {
         "native", ("test_bundles", "all"), _checks,
     ),
     "threads": Job("calls of the ABI under TSan", "tsan", ("test_threads", "tiny", "36000"), _threads),
+    "footprint": Job(
+        "programs that open P-STMO-S of 243 frames in INT8: first pose in 150 ms, 40 MB resident",
+        "native", ("footprint", "long", "100", "150"), _footprint,
+    ),
     "memory": Job("allocations made to fail in turn", "native", ("test_memory", "tiny"), _memory),
 }  # fmt: skip
 
@@ -96,7 +109,7 @@ def run(name: str) -> None:
     build = ["cmake", "--build", "--preset", job.preset, "-j", str(os.cpu_count() or 1)]
     subprocess.run(build, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     folder = ROOT / "build" / ("native" if job.preset == "native" else f"native-{job.preset}") / "tests" / "native"
-    for kind in set(job.command) & {"tiny", "small"}:
+    for kind in set(job.command) & {"tiny", "small", "long"}:
         subprocess.run([folder / "make_bundle", folder / kind, kind], check=True)
     done = subprocess.run(
         ["nice", "-n", "10", folder / job.command[0], *job.command[1:]], cwd=folder, capture_output=True, text=True
