@@ -3,6 +3,7 @@
     python -m pstmo_edge.benchmarks.quantization --out benchmarks/results/quantization.json
 
 All by emulation (`calib.emulation`), which is what the engines compute: the same layers in INT8, the two ends in float.
+`benchmarks.quantized_bundles` measures whole builds, which also choose the layers and their activations' bits.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Result:
 
 
 def methods(bits: int) -> Iterator[tuple[str, Settings]]:
-    """The rows of the table: the naive method, one thing changed at a time, and what a build uses."""
+    """The rows of the table: the naive method, one thing changed at a time, and what a build uses, with 8-bit activations everywhere."""
     target = TARGETS["x86-avx2" if bits == 7 else "x86-vnni"]
     plain, gptq = Weights(bits), Weights(bits, rounding=Rounding.GPTQ)
     yield "naive: per tensor, min-max", Settings(Weights(bits, Granularity.PER_TENSOR))
@@ -81,7 +82,7 @@ def methods(bits: int) -> Iterator[tuple[str, Settings]]:
     yield "  equalized 0.5", Settings(plain, smoothing=(0.5,))
     yield "  bias correction", Settings(plain, bias_correction=True)
     yield "  GPTQ", Settings(gptq)
-    yield "what a build uses", settings_for(target)
+    yield "as a build calibrates", settings_for(target)
 
 
 def hardened(fused: nn.Module) -> nn.Module:

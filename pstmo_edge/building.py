@@ -253,6 +253,7 @@ class _Build:
         self.window = model.lifter.window
         self.tell = progress
         self.report = report
+        self.more_jitter: float | None = None  # than the model's, per cent
 
     def run(self) -> Bundle:
         """Every step, in order."""
@@ -317,11 +318,13 @@ class _Build:
             if too_far := self._drop_refusal(after):
                 # Below what the mix spends, so that the next one is another.
                 bounds, refusal = replace(bounds, max_drop_mm=min(bounds.max_drop_mm, mix.expected_mm) / 2), too_far
-            elif trembles := self._jitter_refusal(built):
-                assert bounds.max_jitter_percent is not None
-                bounds, refusal = replace(bounds, max_jitter_percent=bounds.max_jitter_percent / 2), trembles
-            else:
+                continue
+            jitter, limit = self._more_jitter(built), request.max_jitter_percent
+            if jitter is None or limit is None or jitter <= limit:
+                self.more_jitter = jitter
                 return built, after, plan, quantized
+            refusal = self._jitter_refusal(jitter)
+            bounds = replace(bounds, max_jitter_percent=(bounds.max_jitter_percent or limit) / 2)
         raise AccuracyError(refusal)
 
     def _nothing_fits(self) -> str:
@@ -333,19 +336,18 @@ class _Build:
             f"--max-jitter-percent"
         )
 
-    def _jitter_refusal(self, built: Built) -> str | None:
-        """Why the engine may not tremble as it does with a detector's keypoints, if it may not."""
-        prepared, limit = self.prepared, self.request.max_jitter_percent
-        if limit is None or prepared.jitter_mm == 0:
+    def _more_jitter(self, built: Built) -> float | None:
+        """By how many per cent the engine trembles more than the model, with a detector's keypoints."""
+        prepared = self.prepared
+        if prepared.jitter_mm == 0:
             return None
         self.tell("measuring the INT8 engine's jitter", 0, 0)
-        found = jitter_mm(built.session.run, prepared.live, self.window)
-        more = 100 * (found / prepared.jitter_mm - 1)
-        if more <= limit:
-            return None
+        return 100 * (jitter_mm(built.session.run, prepared.live, self.window) / prepared.jitter_mm - 1)
+
+    def _jitter_refusal(self, percent: float) -> str:
         return (
-            f"{self.request.precision} on {self.request.backend} raises the jitter by {more:.1f} %, above the limit of "
-            f"{limit:g}: choose --precision w8a16 or fp32, or raise --max-jitter-percent"
+            f"{self.request.precision} on {self.request.backend} raises the jitter by {percent:.1f} %, above the limit "
+            f"of {self.request.max_jitter_percent:g}: choose --precision w8a16 or fp32, or raise --max-jitter-percent"
         )
 
     def _write_report(self, built: Built, plan: Plan, chosen: Quantized) -> None:
@@ -444,6 +446,8 @@ class _Build:
             before=_errors(prepared.before),
             after=_errors(after),
             max_drop_mm=self.request.max_drop_mm,
+            jitter_percent=self.more_jitter,
+            max_jitter_percent=None if self.more_jitter is None else self.request.max_jitter_percent,
         )
 
 

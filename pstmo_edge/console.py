@@ -176,7 +176,8 @@ def precision_text(manifest: Manifest) -> str:
         stored = "weights, computed in fp32, of" if precision.weights_only else "in"
         return f"{precision.requested} {stored} {precision.requested_share:.1%} of the multiply-adds{kept}"
     left = ", ".join(precision.left_in_float) or "none"
-    return f"int8 in {precision.int8_share:.1%} of the multiply-adds; layers left in float: {left}"
+    wide = f", with 16-bit activations in {precision.wide_share:.1%}" if precision.wide_share else ""
+    return f"int8 in {precision.int8_share:.1%} of the multiply-adds{wide}; layers left in float: {left}"
 
 
 def accuracy_text(manifest: Manifest) -> str:
@@ -184,10 +185,11 @@ def accuracy_text(manifest: Manifest) -> str:
     found = manifest.accuracy
     if found is None:
         return "not measured"
+    jitter = "" if found.jitter_percent is None else f"; jitter with a detector's {found.jitter_percent:+.1f} %"
     return (
         f"MPJPE {found.after.mpjpe_mm:.2f} mm ({found.drop_mm:+.2f} against the fp32 model), P-MPJPE "
         f"{found.after.p_mpjpe_mm:.2f} mm, MPJVE {found.after.mpjve_mm:.2f} mm a frame; {found.data}, "
-        f"{found.keypoints} keypoints, without mirroring"
+        f"{found.keypoints} keypoints, without mirroring{jitter}"
     )
 
 

@@ -109,6 +109,11 @@ class PrecisionSpec(_Record):
         return self._share([layer for layer in self.layers if layer.precision == "int8"])
 
     @property
+    def wide_share(self) -> float:
+        """The share of all multiply-adds of 8-bit weights by 16-bit activations, from 0 to 1."""
+        return self._share([layer for layer in self.layers if layer.precision == "w8a16"])
+
+    @property
     def requested_share(self) -> float:
         """The share of all multiply-adds whose product or weights have the precision asked for, from 0 to 1."""
         return self._share([each for each in self.layers if self.requested in (each.precision, each.weights)])
@@ -187,6 +192,9 @@ class Accuracy(_Record):
     before: Errors
     after: Errors
     max_drop_mm: float | None = None  # the limit asked for
+    # Of INT8: by how much the acceleration error rises with a detector's keypoints, per cent, and the limit asked for.
+    jitter_percent: float | None = None
+    max_jitter_percent: float | None = None
 
     @property
     def drop_mm(self) -> float:
