@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from pstmo_edge.arrays import FloatArray
 from pstmo_edge.backends import Session, installed_version, open_session, require
 from pstmo_edge.bundle import Bundle, Manifest, open_bundle
 from pstmo_edge.errors import BackendError, DataError
+from pstmo_edge.naming import unknown
 from pstmo_edge.streaming import Stream, StreamSettings, open_stream
 from pstmo_edge.targets import check_runs_here
 from pstmo_edge.windows import WindowSpec
@@ -93,17 +95,35 @@ class Engine:
         return np.ascontiguousarray(keypoints, np.float32)
 
 
-def load_engine(path: str | os.PathLike[str], threads: int | None = None) -> Engine:
+DEVICES = ("cpu", "cuda")
+
+
+def load_engine(path: str | os.PathLike[str], threads: int | None = None, device: str = "cpu") -> Engine:
     """Verify the bundle at `path`, check that this machine can run it, and open it.
 
-    `threads` limits the runtime's threads. Raises BundleError for a damaged bundle, BackendError where the runtime
-    is missing or of another version, or the CPU would overflow.
+    `threads` limits the runtime's threads. `device` "cuda" runs a native bundle on an NVIDIA GPU, see docs/gpu.md.
+    Raises BundleError for a damaged bundle, BackendError where the runtime is missing or of another version, the CPU
+    would overflow, or there is no GPU that can run it.
     """
+    if device not in DEVICES:
+        raise unknown("device", device, DEVICES)
     bundle = open_bundle(path)
+    if device == "cuda":
+        return Engine(bundle, _open_on_gpu(bundle))
     if bundle.manifest.precision.requested == "int8" and bundle.manifest.backend.name != "native":
         check_runs_here(bundle.manifest.target.name)
     check_versions(bundle)
     return Engine(bundle, open_session(bundle, threads))
+
+
+def _open_on_gpu(bundle: Bundle) -> Session:
+    missing = [package for package in ("torch", "triton") if installed_version(package) is None]
+    if missing:
+        raise BackendError(
+            f"device cuda needs {' and '.join(missing)}, not installed here: pip install 'pstmo-edge[gpu]'"
+        )
+    session: Session = import_module("pstmo_edge.kernels.triton.engine").open_session(bundle)
+    return session
 
 
 def check_versions(bundle: Bundle) -> None:

@@ -5,6 +5,8 @@ which int8 and fp8 units ask for. A product is computed in the type of its weigh
 quantized in the epilogue of what came before, and its sums are 32-bit. Everything between products is float32 and
 stays on the chip.
 
+Sizes that change from call to call are not specialized: one compiled kernel serves them all.
+
 The triton interpreter runs the same source on a CPU (TRITON_INTERPRET=1, set before this module is imported).
 """
 
@@ -105,7 +107,7 @@ def _leaky(x):
     return tl.where(x > 0, x, 0.2 * x)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "frames"])
 def spatial_encoder(
     x_ptr, w1_ptr, b1_ptr, w2_ptr, b2_ptr, g2_ptr, w3_ptr, b3_ptr, g3_ptr, w4_ptr, b4_ptr, g4_ptr, position_ptr,
     out_ptr, rows, frames,
@@ -142,7 +144,7 @@ def spatial_encoder(
         )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def norm_linear(
     x_ptr, norm_ptr, w_ptr, b_ptr, g_ptr, out_ptr, rows, eps,
     CHANNELS: tl.constexpr, COLUMNS: tl.constexpr, NORM: tl.constexpr, SPAN: tl.constexpr,
@@ -167,7 +169,7 @@ def norm_linear(
         tl.store(out_ptr + m[:, None] * COLUMNS + n[None, :], y, mask=here)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["windows", "tokens"])
 def attention(
     qkv_ptr, out_ptr, windows, tokens,
     HEADS: tl.constexpr, WIDTH: tl.constexpr, PACKED: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -211,7 +213,7 @@ def attention(
     tl.store(out_ptr + row[:, None] * channels + head * WIDTH + w[None, :], out, mask=(q < length)[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "tokens", "kept", "stride"])
 def feed_forward(
     x_ptr, mixed_ptr, w0_ptr, b0_ptr, g0_ptr, norm_ptr, w1_ptr, b1_ptr, g1_ptr, w2_ptr, b2_ptr, g2_ptr, position_ptr,
     out_ptr, rows, tokens, kept, stride, eps,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pstmo_edge.calib.emulation import EmulatedModel, IntegerLayer
 from pstmo_edge.calib.formats import Fp8Layer
-from pstmo_edge.errors import UsageError
+from pstmo_edge.errors import BackendError, UsageError
 from pstmo_edge.kernels.triton import ops
 from pstmo_edge.kernels.triton.reference import Product, fp8_product, int8_product
 from pstmo_edge.models.emission import with_emitted
@@ -112,6 +112,47 @@ def lifter_of(model: nn.Module, dtype: torch.dtype = torch.float32) -> KernelLif
             if isinstance(module, nn.Linear | nn.Conv1d)
         }
         return KernelLifter(fused, products, dtype, inner.emitted).eval()
+
+
+def lifter_of_tensors(
+    name: str, frames: int, tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.bfloat16
+) -> KernelLifter:
+    """The arrays of a native bundle (`native_weights`) for the kernels: the same integers as on the CPU.
+
+    Layers with 16-bit activations have no units on a GPU: their weights, dequantized, are in `dtype`. Raises
+    BackendError where an array is missing.
+    """
+    from pstmo_edge.models.zoo import create_model
+
+    model: Any = fuse(create_model(name, frames))
+    products = {
+        layer: _stored_product(layer, tensors, dtype)
+        for layer, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv1d) and not layer.startswith("fcn_1")
+    }
+    with torch.no_grad():
+        for key, value in model.state_dict().items():
+            layer = key.rpartition(".")[0]
+            if layer not in products and not layer.startswith("fcn_1") and not layer.endswith("model.norm"):
+                value.copy_(_stored(tensors, key).reshape(value.shape))
+        return KernelLifter(model, products, dtype, None).eval()
+
+
+def _stored(tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    if name not in tensors:
+        raise BackendError(f"the bundle's weights hold no {name}: build it again")
+    return tensors[name]
+
+
+def _stored_product(layer: str, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Product:
+    weight, bias = _stored(tensors, f"{layer}.weight"), _stored(tensors, f"{layer}.bias")
+    float_type = torch.float32 if layer in ENDS else dtype
+    if weight.dtype != torch.int8:
+        return Product(weight.to(float_type), bias.float())
+    scale, zero = _stored(tensors, f"{layer}.weight_scale"), _stored(tensors, f"{layer}.input_zero_point")
+    if layer in ENDS or zero.dtype != torch.uint8:
+        return Product((weight.float() * scale[:, None]).to(float_type), bias.float())
+    return int8_product(weight, scale, bias, float(_stored(tensors, f"{layer}.input_scale")), int(zero))
 
 
 def _fused(model: PSTMO) -> Any:

@@ -1,0 +1,118 @@
+"""A native bundle on a GPU: the same integers as on the CPU, and one clear line where there is no GPU for it."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import pstmo_edge as pe
+from pstmo_edge.bundle import open_bundle
+from pstmo_edge.errors import BackendError, UsageError
+from pstmo_edge.kernels import native
+from pstmo_edge.kernels.triton.engine import lifter_of_bundle, require_gpu
+from pstmo_edge.kernels.triton.lifter import lifter_of, lifter_of_tensors
+from pstmo_edge.models.fused import fuse
+from pstmo_edge.native_weights import native_tensors
+
+needs_library = pytest.mark.skipif(not native.available(), reason="no native library")
+
+
+@pytest.fixture(scope="module")
+def bundle(small_model, small_prepared, tmp_path_factory):
+    out = tmp_path_factory.mktemp("native") / "engine"
+    pe.build(small_model, "fp32", "native", out=out, prepared=small_prepared)
+    return out
+
+
+@needs_library
+def test_a_native_bundle_gives_the_same_poses(bundle):
+    keypoints = np.random.default_rng(0).normal(0, 0.3, (2, 9, 17, 2)).astype(np.float32)
+    expected = pe.load_engine(bundle).infer(keypoints)
+    lifter = lifter_of_bundle(open_bundle(bundle))
+    with torch.inference_mode():
+        found = lifter(torch.from_numpy(keypoints)).numpy()
+    assert set(lifter.precisions.values()) == {"fp32", "bf16"}
+    assert np.linalg.norm(found - expected) / np.linalg.norm(expected) < 1e-2  # bf16
+
+
+def arrays(model):
+    return {name: tensor.numpy().copy() for name, tensor in fuse(model).state_dict().items()}
+
+
+def stored(model):
+    return {name: torch.from_numpy(array) for name, array in native_tensors(arrays(model)).items()}
+
+
+def test_float_arrays_make_the_network_of_the_model(small_model):
+    lifter = lifter_of_tensors("p-stmo-s", 9, stored(small_model), torch.float32)
+    keypoints = torch.randn(2, 9, 17, 2) * 0.3
+    with torch.inference_mode():
+        assert torch.equal(lifter(keypoints), lifter_of(small_model)(keypoints))
+
+
+def test_int8_arrays_stay_integers(small_model):
+    tensors, layer = stored(small_model), "Transformer.model.layers.1.feed_forward.w_1"
+    wide = "Transformer.model.layers.1.feed_forward.w_2"  # of a network with 16-bit activations there
+    for name, zero in ((layer, torch.tensor([117], dtype=torch.uint8)), (wide, torch.tensor([0], dtype=torch.int16))):
+        weight = tensors[f"{name}.weight"]
+        scale = weight.abs().amax(1) / 127
+        tensors |= {
+            f"{name}.weight": torch.round(weight / scale[:, None]).to(torch.int8), f"{name}.weight_scale": scale,
+            f"{name}.input_scale": torch.tensor([0.02]), f"{name}.input_zero_point": zero,
+        }  # fmt: skip
+    lifter = lifter_of_tensors("p-stmo-s", 9, tensors)
+    assert lifter.precisions[layer] == "int8"
+    assert lifter.precisions[wide] == "bf16"
+    product = lifter.layers[1].products[1]
+    assert torch.equal(product.weight, tensors[f"{layer}.weight"])
+    assert product.grid[:2].tolist() == pytest.approx([0.02, 117])
+    del tensors[f"{layer}.weight_scale"]
+    with pytest.raises(BackendError, match=r"hold no Transformer.*w_1.weight_scale: build it again"):
+        lifter_of_tensors("p-stmo-s", 9, tensors)
+
+
+# ---- what there is one line for --------------------------------------------------------------------------------------
+
+
+def gpu(monkeypatch, capability, available=True):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA Test")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+
+
+def with_precision(name):
+    return SimpleNamespace(precisions={"layer": name})
+
+
+def test_no_gpu(monkeypatch):
+    gpu(monkeypatch, (9, 0), available=False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(BackendError, match=r"^device cuda: this torch was built without CUDA: install a driver and"):
+        require_gpu(with_precision("bf16"))
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    with pytest.raises(BackendError, match=r"^device cuda: no usable NVIDIA driver or GPU: install a driver and"):
+        require_gpu(with_precision("bf16"))
+
+
+def test_a_gpu_that_lacks_what_is_needed(monkeypatch):
+    gpu(monkeypatch, (7, 5))
+    with pytest.raises(BackendError, match=r"NVIDIA Test has compute capability 7.5, the kernels need 8.0"):
+        require_gpu(with_precision("bf16"))
+    gpu(monkeypatch, (8, 7))
+    with pytest.raises(BackendError, match=r"FP8 needs 8.9: build in int8 or bf16"):
+        require_gpu(with_precision("fp8"))
+    assert require_gpu(with_precision("int8")) == torch.device("cuda", 0)
+
+
+@needs_library
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_load_engine_says_why_and_the_cpu_still_works(bundle, small_engine):
+    with pytest.raises(BackendError, match=r"^device cuda: "):
+        pe.load_engine(bundle, device="cuda")
+    with pytest.raises(UsageError, match=r"is for onnxruntime: device cuda opens native bundles"):
+        pe.load_engine(small_engine, device="cuda")
+    with pytest.raises(UsageError, match=r"device"):
+        pe.load_engine(bundle, device="gpu")
+    assert pe.load_engine(bundle, device="cpu").infer(np.zeros((1, 9, 17, 2), np.float32)).shape == (1, 17, 3)
