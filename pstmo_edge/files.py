@@ -43,16 +43,20 @@ class WriteError(PstmoEdgeError):
     """An artifact that could not be written; nothing of it is left behind."""
 
 
-def write_atomic(path: str | os.PathLike[str], data: bytes | Callable[[BinaryIO], None]) -> None:
+def write_atomic(
+    path: str | os.PathLike[str], data: bytes | Callable[[BinaryIO], None], *, sweep: bool = True
+) -> None:
     """Write a file so that `path` holds, at every moment and after any crash, its old content or all of the new.
 
     `data` is the content, or a function that writes it into the open binary file. Raises WriteError; what `data`
-    raises besides OSError passes through. The folder must exist. Permissions follow the umask.
+    raises besides OSError passes through. The folder must exist. Permissions follow the umask. Without `sweep` the
+    folder is not searched for what killed writers left, which costs a listing: see `clear_leftovers`.
     """
     with _reported(path):
         target = _real(path)
         _refuse_special(Path(path), target)
-        _clear_leftovers(target)
+        if sweep:
+            _clear_leftovers(target)
         part = target.with_name(_sibling(target, PART))
         try:
             with open(part, "xb") as file:
@@ -91,6 +95,15 @@ def write_folder_atomic(out: str | os.PathLike[str], force: bool = False, marker
         finally:  # on success the staging name is free, or holds what `force` swapped out
             shutil.rmtree(staging, ignore_errors=True)
             os.close(lock)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what killed writers left in `folder` and below, of whatever file; for folders of our own alone."""
+    pattern = re.compile(r"\..{1,120}\.[0-9a-f]{12}" + re.escape(PART))
+    for root, _, names in os.walk(folder):
+        for name in filter(pattern.fullmatch, names):
+            with suppress(OSError):
+                _remove_unlocked(Path(root, name))
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
