@@ -129,8 +129,8 @@ def flash_attention() -> Iterator[None]:
     """While the body runs, fused models attend through torch's own fused operator: the fastest plain torch."""
 
     def attended(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-        parts = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
-        return F.scaled_dot_product_attention(*parts, scale=1.0).transpose(1, 2).flatten(-2)
+        query, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
+        return F.scaled_dot_product_attention(query, key, value, scale=1.0).transpose(1, 2).flatten(-2)
 
     before = fused_models._attended
     fused_models._attended = attended

@@ -6,6 +6,7 @@ import argparse
 import platform
 from collections.abc import Callable
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -286,7 +287,7 @@ def _op_rows(machine: Machine, capability: int, precision: str, windows: int, to
         choice = tuning.choice(name, kind, capability)
         if choice is None:
             continue
-        found: dict[str, Any] = dict(timing.device_ms(machine, lambda call=call, tiles=choice.many: call(tiles=tiles)))
+        found: dict[str, Any] = dict(timing.device_ms(machine, partial(call, tiles=choice.many)))
         seconds, one = found["median_ms"] / 1e3, counted[name]
         if machine.is_gpu:
             found["operations_per_s"] = windows * one.operations / seconds

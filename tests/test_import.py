@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 LIMIT_SECONDS = 0.3
-HEAVY = ("torch", "onnxruntime", "openvino", "onnx", "tensorrt", "matplotlib", "plotly", "scipy")
+HEAVY = ("torch", "triton", "onnxruntime", "openvino", "onnx", "tensorrt", "matplotlib", "plotly", "scipy")
 
 PROGRAM = """
 import json, sys, time

@@ -88,3 +88,12 @@ def test_the_committed_table_is_of_these_tiles():
 def test_rejected_tiles_are_not_used():
     used = {(name, kind, tiles) for (name, kind), choice in tuning.TABLE.items() for tiles in (choice.few, choice.many)}
     assert not used & {(name, kind, tiles) for name, kind, tiles, _ in tuning.REJECTED}
+
+
+def test_the_page_shows_the_table():
+    from pstmo_edge.benchmarks import gpu_tables
+
+    page = gpu_tables.PAGE.read_text()
+    made = gpu_tables.filled(page, json.loads(TABLE.read_text()))
+    assert made == page, "run python -m pstmo_edge.benchmarks.gpu_tables"
+    assert "projection, limit" in page

@@ -1,5 +1,6 @@
 """A native bundle on a GPU: the same integers as on the CPU, and one clear line where there is no GPU for it."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pstmo_edge as pe
 from pstmo_edge.bundle import open_bundle
 from pstmo_edge.errors import BackendError, UsageError
 from pstmo_edge.kernels import native
-from pstmo_edge.kernels.triton.engine import lifter_of_bundle, require_gpu
+from pstmo_edge.kernels.triton.engine import GpuEngine, lifter_of_bundle, require_gpu
 from pstmo_edge.kernels.triton.lifter import lifter_of, lifter_of_tensors
 from pstmo_edge.models.fused import fuse
 from pstmo_edge.native_weights import native_tensors
@@ -116,3 +117,62 @@ def test_load_engine_says_why_and_the_cpu_still_works(bundle, small_engine):
     with pytest.raises(UsageError, match=r"device"):
         pe.load_engine(bundle, device="gpu")
     assert pe.load_engine(bundle, device="cpu").infer(np.zeros((1, 9, 17, 2), np.float32)).shape == (1, 17, 3)
+
+
+# ---- the road of the engine, with graphs that record nothing ---------------------------------------------------------
+
+
+class Graph:
+    """Stands for a CUDA graph: replaying it runs the network again."""
+
+    def __init__(self):
+        self.replays = 0
+
+
+@pytest.fixture
+def without_gpu(monkeypatch):
+    """Everything of torch.cuda that the engine calls, on a CPU."""
+    stream = SimpleNamespace(wait_stream=lambda other: None, synchronize=lambda: None)
+    empty = torch.empty
+    monkeypatch.setattr("pstmo_edge.kernels.triton.engine.require_gpu", lambda lifter: torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, pool: nullcontext())
+    monkeypatch.setattr(torch, "empty", lambda *shape, pin_memory=False, **rest: empty(*shape, **rest))
+
+
+def test_the_engine_replays_one_graph_a_batch_size(small_model, without_gpu, monkeypatch):
+    lifter = lifter_of(small_model)
+    engine = GpuEngine(lifter, 9, largest=4)
+
+    def replay(graph):
+        captured = next(held for held in engine._captured.values() if held.graph is graph)
+        captured.poses.copy_(lifter(captured.keypoints))
+        graph.replays += 1
+
+    monkeypatch.setattr(Graph, "replay", replay, raising=False)
+    keypoints = np.random.default_rng(0).normal(0, 0.3, (9, 9, 17, 2)).astype(np.float32)
+    for _ in range(2):
+        with torch.no_grad():
+            expected = lifter(torch.from_numpy(keypoints)).numpy()
+        np.testing.assert_allclose(engine.run(keypoints), expected, atol=1e-5)
+    assert {batch: held.graph.replays for batch, held in engine._captured.items()} == {4: 4, 1: 2}
+    first = engine.run(keypoints[:4])
+    engine.run(keypoints[4:8])
+    np.testing.assert_allclose(first, expected[:4], atol=1e-5)  # a later call does not change an earlier result
+
+
+def test_a_batch_that_the_memory_does_not_hold(small_model, without_gpu, monkeypatch):
+    lifter = lifter_of(small_model)
+    monkeypatch.setattr(lifter, "forward", lambda keypoints: _full())
+    with pytest.raises(
+        BackendError, match=r"^the GPU's memory does not hold 3 windows of 9 frames: lift fewer at once$"
+    ):
+        GpuEngine(lifter, 9).run(np.zeros((3, 9, 17, 2), np.float32))
+
+
+def _full():
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory")

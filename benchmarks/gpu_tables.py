@@ -1,0 +1,64 @@
+"""The tables of docs/gpu.md, made from the results: `python -m pstmo_edge.benchmarks.gpu_tables` writes them there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pstmo_edge.files import write_atomic
+from pstmo_edge.kernels.triton import cost
+
+_ROOT = Path(__file__).resolve().parents[1]
+KERNELS = _ROOT / "benchmarks" / "results" / "gpu_kernels.json"
+PAGE = _ROOT / "docs" / "gpu.md"
+_SHOWN = ("sm_86", "sm_87", "sm_90", "sm_110")
+
+
+def kernel_table(found: dict[str, Any]) -> str:
+    """Registers a thread, kilobytes of shared memory and matrix instructions of the kernels for many tokens."""
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for target in _SHOWN:
+        for row in found["targets"][target]["kernels"]:
+            if "many" in row["for"] and row["precision"] in ("bf16", "int8", "fp8"):
+                units = ", ".join(sorted({name.replace("kind::", "") for name in row["matrix"]}))
+                text = f"{row['registers']}, {row['shared_bytes'] / 1024:.0f} kB, {units}"
+                rows.setdefault((row["precision"], row["kernel"]), {})[target] = text
+    lines = [f"| precision | kernel | {' | '.join(_SHOWN)} |", f"|---|---|{'---|' * len(_SHOWN)}"]
+    for (precision, kernel), cells in rows.items():
+        lines.append(f"| {precision} | `{kernel}` | {' | '.join(cells.get(target, '-') for target in _SHOWN)} |")
+    return "\n".join([*lines, "", f"Triton {found['triton']}."])
+
+
+def projection_table() -> str:
+    """What the published peaks allow, by chip and precision: limits, and said to be so."""
+    lines = [
+        "| chip | bf16, batch 1 | bf16, batch 64 | 8-bit, batch 1 | 8-bit, batch 64 |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for chip in cost.CHIPS:
+        byte = "int8" if chip.peaks["int8"] else "fp8"
+        cells = [cost.project(chip, 243, 3, precision, batch) for precision in ("bf16", byte) for batch in (1, 64)]
+        texts = " | ".join("-" if cell is None else f"{cell.windows_per_s:,.0f}" for cell in cells)
+        lines.append(f"| {chip.name} ({byte}) | {texts} |")
+    return "\n".join(lines)
+
+
+def filled(page: str, found: dict[str, Any]) -> str:
+    """The page with both tables as they are now."""
+    for name, table in (("kernels", kernel_table(found)), ("projections", projection_table())):
+        start, end = f"<!-- {name}: made by benchmarks/gpu_tables.py -->", f"<!-- end of {name} -->"
+        if page.count(start) != 1 or page.count(end) != 1:
+            raise ValueError(f"the page has no single place for the table of {name}")
+        before, _, rest = page.partition(start)
+        page = f"{before}{start}\n\n{table}\n\n{end}{rest.partition(end)[2]}"
+    return page
+
+
+def main() -> None:
+    """Write the page anew."""
+    write_atomic(PAGE, filled(PAGE.read_text(), json.loads(KERNELS.read_text())).encode())
+
+
+if __name__ == "__main__":
+    main()
