@@ -163,9 +163,25 @@ class NativeBuilder:
         return Built({ARTIFACT: weights}, session, layer_precisions(quantized or source.graph))
 
 
+class TensorRtBuilder(OnnxRuntimeBuilder):
+    """The same graph, and the plan for compiling it where it will run; measured in ONNX Runtime."""
+
+    def _built(self, graph: onnx.ModelProto) -> Built:
+        return with_plan(super()._built(graph))
+
+
+def with_plan(built: Built) -> Built:
+    """A graph's artifacts as a portable bundle for TensorRT has them."""
+    from pstmo_edge.trt.plans import PLAN, BuildPlan
+
+    plan = BuildPlan().model_dump_json(indent=2).encode() + b"\n"
+    return Built({**built.artifacts, PLAN: plan}, built.session, built.layers)
+
+
 BUILDERS: dict[str, type[Builder]] = {
     "torch": TorchBuilder,
     "onnxruntime": OnnxRuntimeBuilder,
     "openvino": OpenVinoBuilder,
     "native": NativeBuilder,
+    "tensorrt": TensorRtBuilder,
 }

@@ -64,7 +64,7 @@ class Request:
     def __post_init__(self) -> None:
         """Refuse what cannot work, before minutes are spent on it."""
         get_backend(self.backend, self.precision)
-        require(self.backend)
+        require(self.backend, building=True)
         if self.precision == "int8" and self.backend != "native" and not runs_here(self.target):
             raise BackendError(
                 f"an engine for {self.target.name} cannot be measured on this CPU, where its "
@@ -90,6 +90,7 @@ def check_request(
 ) -> Request:
     """What `build` is asked for, checked without loading anything; raises UsageError and BackendError."""
     chosen = as_precision(precision)
+    target = "tensorrt" if backend == "tensorrt" and target == "auto" else target
     return Request(chosen, backend, Path(out), resolve_target(target), max_drop_mm, force, max_jitter_percent)
 
 
@@ -390,7 +391,11 @@ class _Build:
         after: Evaluation | None,
     ) -> Manifest:
         request, lifter = self.request, self.model.lifter
-        versions = require(request.backend)
+        versions = require(request.backend, building=True)
+        # An older runtime may lack an operator or a fix that the measured error relies on.
+        needed = {name: ">=" + version.split("+")[0] for name, version in versions.items()}
+        if request.backend == "tensorrt":
+            versions, needed = {"tensorrt": "10.3 to 11"}, {"tensorrt": ">=10.3"}  # which one `compile` will tell
         quantized, used = request.precision == "int8", self.calibration
         return Manifest(
             pstmo_edge_version=__version__,
@@ -427,8 +432,7 @@ class _Build:
             backend=BackendSpec(
                 name=request.backend,
                 version=versions[get_backend(request.backend).packages[0]],
-                # An older runtime may lack an operator or a fix that the measured error relies on.
-                versions={name: ">=" + version.split("+")[0] for name, version in versions.items()},
+                versions=needed,
             ),
             calibration=None
             if used is None
@@ -436,12 +440,17 @@ class _Build:
             accuracy=self._accuracy(after),
         )
 
+    def _measured_with(self) -> str:
+        """What computed the error, where it was not the runtime of the bundle."""
+        built_with = get_backend(self.request.backend).built_with
+        return f", the graph in {built_with[0]}" if built_with else ""
+
     def _accuracy(self, after: Evaluation | None) -> Accuracy | None:
         prepared = self.prepared
         if prepared.before is None or after is None:
             return None
         return Accuracy(
-            data=f"{prepared.data}, test split, {after.windows} windows{_each(after)}",
+            data=f"{prepared.data}, test split, {after.windows} windows{_each(after)}{self._measured_with()}",
             keypoints=prepared.keypoints,
             before=_errors(prepared.before),
             after=_errors(after),

@@ -113,7 +113,7 @@ def build(
     ] = "int8",
     backend: Annotated[
         str,
-        typer.Option(help="native, onnxruntime, openvino or torch; auto is native where that runs the model."),
+        typer.Option(help="native, onnxruntime, openvino, tensorrt or torch; auto is native where that runs the model."),
     ] = AUTO,
     emit: Emit = "centre",
     calib: Data = "cmu-mocap",
@@ -164,7 +164,7 @@ def build(
             payoff = _payoff(lifter, backend, None, common, options)
             precision = payoff.recommended
         bundle = pe.build(lifter, precision, backend, out=out, report=report, **common, **options)
-        if measured and payoff is None and precision == "int8":
+        if measured and payoff is None and precision == "int8" and backend != "tensorrt":
             payoff = _payoff(lifter, backend, out, common, options)
     if as_json:
         found = bundle.manifest.model_dump(mode="json")

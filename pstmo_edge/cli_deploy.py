@@ -1,4 +1,4 @@
-"""Commands that come after `build`: lift archives."""
+"""Commands that come after `build`: lift archives, compile for a device, write a server's model repository."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 def add_commands(app: typer.Typer) -> None:
     """Register this module's commands."""
     app.command()(lift)
+    app.command("compile")(compile_engine)
+    app.command("export-triton")(export_triton)
 
 
 def lift(
@@ -66,6 +68,49 @@ def lift(
     _report(summary, time.perf_counter() - start, out, as_json)
     if summary.failed:
         raise typer.Exit(1)
+
+
+def compile_engine(
+    bundle: Annotated[Path, typer.Argument(help="A bundle of build --backend tensorrt.")] = Path("engine"),
+    out: Annotated[
+        Path | None, typer.Option(help="A new folder; by default the engine is put into the bundle.")
+    ] = None,
+    allow_float: Annotated[
+        bool, typer.Option("--allow-float", help="Keep an INT8 or FP8 engine of which TensorRT left layers in float.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Compile a TensorRT engine on the device that will run it, and read its layers' precision back.
+
+    Example: pstmo-edge compile engine
+    """
+    from pstmo_edge.trt.compiling import compile_bundle
+
+    with console.progress_bar() as bar:
+        compiled = compile_bundle(bundle, out, allow_float=allow_float, tell=bar)
+    if as_json:
+        print(json.dumps(compiled.manifest.model_dump(mode="json"), indent=2))
+        return
+    console.stdout.print(console.manifest_table(compiled.manifest))
+
+
+def export_triton(
+    engine: Annotated[Path, typer.Argument(help="A bundle of onnxruntime, openvino or compiled tensorrt.")],
+    out: Annotated[Path, typer.Option(help="The model repository to write.")] = Path("model_repository"),
+    name: Annotated[str, typer.Option(help="The model's name; the streaming one adds -stream.")] = "lifter",
+    max_batch: Annotated[int, typer.Option(min=1, help="Windows, or sequences, in one forward.")] = 64,
+    instances: Annotated[int, typer.Option(min=1, help="Copies of the model that run side by side.")] = 1,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Run ONNX Runtime on the server's GPU.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output folder.")] = False,
+) -> None:
+    """Write a model repository for NVIDIA's Triton Inference Server.
+
+    Example: pstmo-edge export-triton engine --out model_repository
+    """
+    from pstmo_edge import serving
+
+    names = serving.export_triton(engine, out, serving.Serving(name, max_batch, instances, gpu), force)
+    console.stdout.print(f"{out}: {', '.join(names)}; tritonserver --model-repository {out}", soft_wrap=True)
 
 
 def _report(summary: Any, seconds: float, out: Path, as_json: bool) -> None:

@@ -90,9 +90,13 @@ _RUNTIMES: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
         "backend tensorrt, on NVIDIA GPUs",
         "pip install 'tensorrt>=10.3,<12'",
     ),
+    ("cuda-python", ("cuda-python", "cuda-bindings"), "device memory of backend tensorrt", "pip install cuda-python"),
+    ("ray", ("ray",), "lift --ray", "pip install 'pstmo-edge[ray]'"),
     ("triton", ("triton",), "GPU kernels of torch", "pip install triton"),
 )
-_NEEDS_GPU = frozenset({"tensorrt", "triton"})
+# JetPack brings its own TensorRT, and a pip one beside it does not fit its driver.
+_ON_JETSON = {"tensorrt": "sudo apt install python3-libnvinfer; python3 -m venv --system-site-packages .venv"}
+_NEEDS_GPU = frozenset({"tensorrt", "triton", "cuda-python"})
 
 
 def diagnose(folder: Path | None = None) -> Diagnosis:
@@ -114,7 +118,10 @@ def diagnose(folder: Path | None = None) -> Diagnosis:
         gpus=_gpus(),
         board=_text(_DEVICE_TREE).strip("\0\n ") or None,
         native=Native(native.version(), _string(native.path()), native.why_unavailable()),
-        runtimes=tuple(Runtime(name, _version(dists), why, how) for name, dists, why, how in _RUNTIMES),
+        runtimes=tuple(
+            Runtime(name, _version(dists), why, _ON_JETSON.get(name, how) if _is_jetson() else how)
+            for name, dists, why, how in _RUNTIMES
+        ),
     )
 
 
@@ -166,6 +173,10 @@ def _runtime_table(runtimes: Sequence[Runtime]) -> "Table":
     for runtime in runtimes:
         table.add_row(runtime.name, runtime.version or "[yellow]not installed[/]", runtime.purpose)
     return table
+
+
+def _is_jetson() -> bool:
+    return "Jetson" in _text(_DEVICE_TREE)
 
 
 def _version(distributions: Sequence[str]) -> str | None:

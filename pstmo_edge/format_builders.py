@@ -30,7 +30,7 @@ _KEEP_ENDS = ("bf16", "fp8", "w4")  # the other formats cost nothing at the ends
 
 def left_in_float(backend: str, precision: Precision, ends: tuple[str, ...]) -> tuple[str, ...]:
     """Which of the layers that enter and leave the network stay in float32; OpenVINO's bf16 takes all."""
-    return ends if backend == "onnxruntime" and precision in _KEEP_ENDS else ()
+    return ends if backend in ("onnxruntime", "tensorrt") and precision in _KEEP_ENDS else ()
 
 
 def build_format(
@@ -54,6 +54,10 @@ def build_format(
         from pstmo_edge.builders import NativeBuilder
 
         return NativeBuilder().build_int8(source, graph)
+    if backend == "tensorrt":
+        from pstmo_edge.builders import with_plan
+
+        return with_plan(_onnxruntime(graph, precision))
     return _onnxruntime(graph, precision)
 
 

@@ -57,8 +57,9 @@ def lift(
         with output_folder(out, opened.bundle):
             absolute = [{name: os.path.abspath(path) for name, path in vars(job).items()} for job in jobs]
             rows = ray.data.from_items(absolute, override_num_blocks=max(1, -(-len(jobs) // FILES)))
+            pool = ray.data.ActorPoolStrategy(size=min(workers or room, -(-len(jobs) // FILES)))
             lifted = rows.map_batches(
-                _Worker, batch_size=FILES, num_cpus=threads, concurrency=min(workers or room, -(-len(jobs) // FILES)),
+                _Worker, batch_size=FILES, num_cpus=threads, compute=pool,
                 fn_constructor_args=(os.path.abspath(engine), batch, threads),
             )  # fmt: skip
             for row in lifted.iter_rows():
@@ -74,8 +75,12 @@ def _connect(address: str) -> Any:
     if installed_version("ray") is None:
         raise BackendError("Ray is not installed: pip install 'pstmo-edge[ray]', on every node")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    import logging
+
     import ray
     import ray.data
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
     try:
         ray.init(address=None if address == LOCAL else address, log_to_driver=False, logging_level="ERROR")

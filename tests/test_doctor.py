@@ -36,7 +36,7 @@ def test_a_diagnosis_is_plain_json(here: doctor.Diagnosis) -> None:
     assert plain["disk_free"] > 0
     assert plain["target"] in doctor.TARGETS
     assert {runtime["name"] for runtime in plain["runtimes"]} == {
-        *("torch", "onnx", "onnxruntime", "openvino", "scipy", "h5py", "tensorrt", "triton")
+        *("torch", "onnx", "onnxruntime", "openvino", "scipy", "h5py", "tensorrt", "triton", "cuda-python", "ray")
     }
 
 
@@ -79,3 +79,13 @@ def test_no_runtime_is_imported() -> None:
         "sys.exit(', '.join({'torch', 'onnxruntime', 'openvino', 'onnx'} & set(sys.modules)) or 0)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_jetson_gets_tensorrt_from_jetpack(here: doctor.Diagnosis, monkeypatch, tmp_path) -> None:
+    model = tmp_path / "model"
+    model.write_bytes(b"NVIDIA Jetson Orin Nano Developer Kit\0")
+    monkeypatch.setattr(doctor, "_DEVICE_TREE", model)
+    runtime = next(each for each in doctor.diagnose().runtimes if each.name == "tensorrt")
+    assert "apt install python3-libnvinfer" in runtime.install
+    assert "pip install 'tensorrt" not in runtime.install
+    assert next(each for each in here.runtimes if each.name == "tensorrt").install == "pip install 'tensorrt>=10.3,<12'"

@@ -42,6 +42,8 @@ class Backend:
     extra: str
     precisions: tuple[str, ...]
     models: tuple[str, ...] = ()
+    # What builds and measures its bundles, where that is something else than what runs them.
+    built_with: tuple[str, ...] = ()
 
 
 BACKENDS = {
@@ -51,10 +53,16 @@ BACKENDS = {
         Backend("onnxruntime", ("onnxruntime",), "build", ("fp32", "fp16", "bf16", "int8", "fp8", "w8a16", "w4")),
         Backend("openvino", ("openvino",), "openvino", ("fp32", "fp16", "bf16", "int8")),
         Backend("native", (LIBRARY,), "", ("fp32", "int8", "w8a16"), models=("p-stmo", "p-stmo-s")),
+        Backend(
+            "tensorrt", ("tensorrt",), "build", ("fp32", "fp16", "bf16", "int8", "fp8"), built_with=("onnxruntime",)
+        ),
     )
 }
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "fp8", "w8a16", "w4")
 CALIBRATED: tuple[Precision, ...] = ("int8", "fp8", "w8a16", "w4")  # those that need windows to be built
+
+
+_DISTRIBUTIONS = {"tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")}  # the first is also JetPack's
 
 
 def as_precision(name: str) -> Precision:
@@ -104,19 +112,27 @@ def installed_version(package: str) -> str | None:
     """The version of an installed package, without importing it, or of the native library."""
     if package == LIBRARY:
         return library.version()
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+    for name in _DISTRIBUTIONS.get(package, (package,)):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
 
 
-def require(name: str) -> dict[str, str]:
+def require(name: str, *, building: bool = False) -> dict[str, str]:
     """Versions of the packages a backend needs; raises BackendError with the command that installs what is missing."""
     backend = get_backend(name)
-    versions = {package: installed_version(package) for package in backend.packages}
+    packages = backend.built_with if building and backend.built_with else backend.packages
+    versions = {package: installed_version(package) for package in packages}
     missing = [package for package, version in versions.items() if version is None]
     if LIBRARY in missing:
         raise BackendError(f"the {name} backend needs {LIBRARY}: {library.why_unavailable()}")
+    if missing == ["tensorrt"]:
+        raise BackendError(
+            "the tensorrt backend needs TensorRT 10.3 to 11.x, not installed here: on a Jetson apt install "
+            "python3-libnvinfer and a venv with --system-site-packages, elsewhere pip install 'tensorrt>=10.3,<12'"
+        )
     if missing:
         raise BackendError(
             f"the {name} backend needs {' and '.join(missing)}, not installed here: "
