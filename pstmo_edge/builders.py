@@ -11,6 +11,7 @@ import onnx
 from torch import nn
 
 from pstmo_edge.backends import Session
+from pstmo_edge.errors import BackendError
 from pstmo_edge.graph import layer_precisions
 from pstmo_edge.manifest import LayerPrecision
 
@@ -167,13 +168,16 @@ class TensorRtBuilder(OnnxRuntimeBuilder):
     """The same graph, and the plan for compiling it where it will run; measured in ONNX Runtime."""
 
     def _built(self, graph: onnx.ModelProto) -> Built:
-        return with_plan(super()._built(graph))
+        return with_plan(super()._built(graph), graph)
 
 
-def with_plan(built: Built) -> Built:
-    """A graph's artifacts as a portable bundle for TensorRT has them."""
+def with_plan(built: Built, graph: onnx.ModelProto) -> Built:
+    """A graph's artifacts as a portable bundle for TensorRT has them; raises BackendError for a graph it refuses."""
+    from pstmo_edge.trt.graphs import problems
     from pstmo_edge.trt.plans import PLAN, BuildPlan
 
+    if found := problems(graph):
+        raise BackendError(f"TensorRT would not take this graph as it is meant: {'; '.join(found[:3])}: choose fp32")
     plan = BuildPlan().model_dump_json(indent=2).encode() + b"\n"
     return Built({**built.artifacts, PLAN: plan}, built.session, built.layers)
 

@@ -57,7 +57,7 @@ def build_format(
     if backend == "tensorrt":
         from pstmo_edge.builders import with_plan
 
-        return with_plan(_onnxruntime(graph, precision))
+        return with_plan(_onnxruntime(graph, precision), graph)
     return _onnxruntime(graph, precision)
 
 

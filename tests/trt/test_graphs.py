@@ -1,0 +1,81 @@
+"""The checker of graphs for TensorRT: one broken graph a rule, and our own graphs, which break none."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import pstmo_edge as pe
+from pstmo_edge.export import export_onnx, exportable
+from pstmo_edge.models.zoo import create_model
+from pstmo_edge.trt.graphs import problems
+
+
+def graph(kind=np.int8, zero=0, scales=1, axis=1, quantized=True, scale=0.1, op="MatMul", extra=()):
+    """A product of 4 by 4 with explicit quantization."""
+    constants = {
+        "s": np.full(scales, scale, np.float32) if scales > 1 else np.array(scale, np.float32),
+        "z": np.full(scales, zero, kind) if scales > 1 else np.array(zero, kind),
+        "w": np.ones((4, 4), np.int8), "ws": np.full(4, 0.1, np.float32), "wz": np.zeros(4, np.int8),
+    }  # fmt: skip
+    pair = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], "q"),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"], "dq"),
+    ]
+    nodes = [
+        *(pair if quantized else ()),
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"], "wdq", axis=axis),
+        helper.make_node(op, ["d" if quantized else "x", "wd"], ["y"], "layer"),
+        *extra,
+    ]
+    made = helper.make_graph(
+        nodes, "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b", 4])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )  # fmt: skip
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)])
+
+
+def test_the_right_graph_has_no_problem():
+    assert problems(graph()) == ()
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"zero": 3}, "its zero point is not 0"),
+        ({"kind": np.uint8}, "DequantizeLinear of UINT8"),
+        ({"scales": 4}, "an activation has 4 scales"),
+        ({"axis": 0}, "along axis 0, its output channels along 1"),
+        ({"quantized": False}, "would run in float"),
+        ({"scale": -0.1}, "its scale is not positive"),
+        ({"extra": (helper.make_node("Det", ["y"], ["e"], "odd"),)}, "ONNX Det is no operator"),
+        ({"extra": (helper.make_node("LayerNormalization", ["y", "ws"], ["n", "mean"], "norm"),)}, "mean or deviation"),
+    ],
+)
+def test_each_rule_finds_what_breaks_it(changed, words):
+    found = problems(graph(**changed))
+    assert any(words in phrase for phrase in found), found
+
+
+def test_an_opset_beyond_the_list_is_told():
+    odd = graph()
+    odd.opset_import[0].version = 25
+    assert "opset 25 is not among 9 to 24" in problems(odd)
+
+
+@pytest.mark.parametrize("emit", ["centre", "all"])
+def test_exported_graphs_have_no_problem(small_model, emit):
+    assert problems(export_onnx(exportable(pe.emitting(small_model, emit)))) == ()
+
+
+@pytest.mark.parametrize("name", ["poseformer", "videopose3d", "strided-transformer", "anatomy3d"])
+def test_other_architectures_have_no_problem(name):
+    assert problems(export_onnx(exportable(create_model(name, 9).eval()))) == ()
+
+
+def test_a_changed_type_is_told():
+    halves = graph()
+    halves.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+    assert any("QuantizeLinear of DOUBLE" in phrase for phrase in problems(halves))
