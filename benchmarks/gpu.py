@@ -76,7 +76,7 @@ def main() -> None:
     from pstmo_edge.benchmarks.gpu_run import measure
 
     budget = Budget(arguments.seconds)
-    found = measure(arguments, budget)
+    found = measure(arguments, budget, lambda so_far: write(arguments.out or default_path(so_far), so_far))
     out = arguments.out or default_path(found)
     write(out, found)
     print(f"written: {out}")

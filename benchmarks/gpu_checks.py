@@ -6,6 +6,7 @@ tokens, twice: a difference between two runs on the same operands is a race.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -43,6 +44,7 @@ class Check:
     plain_error: float
     limit: float
     repeatable: bool
+    note: str = ""
 
     @property
     def passed(self) -> bool:
@@ -133,7 +135,10 @@ def check_ops(device: torch.device, precision: str, sizes: Sizes, capability: in
     ) -> Iterator[Check]:  # fmt: skip
         choice = tuning.choice(*(line or (name, kind)), capability)
         for label, tiles in () if choice is None else (("few", choice.few), ("many", choice.many)):
-            yield _check(f"{name}", precision, size, label, kernel, plain, operands, shape, out, tiles)
+            try:
+                yield _check(name, precision, size, label, kernel, plain, operands, shape, out, tiles)
+            except Exception as error:  # a kernel that does not compile or launch fails its check, and the others go on
+                yield failed(name, precision, size, error)
 
     for windows, length in sizes.windows:
         size = f"{windows}x{length}"
@@ -183,6 +188,12 @@ def _check(
     quantized = torch.finfo(dtype).eps if precision in ("int8", "fp8") else 0.0
     limit = max(2 * baseline, quantized, 1e-6)
     return Check(name, precision, size, label, error(outs[0], truth), baseline, limit, torch.equal(*outs))
+
+
+def failed(what: str, precision: str, size: str, error: Exception) -> Check:
+    """The check of what raised."""
+    note = f"{type(error).__name__}: {error}".strip().splitlines()[0][:300]
+    return Check(what, precision, size, "", math.inf, 0.0, 0.0, False, note)
 
 
 def exact(value: Any) -> Any:

@@ -16,7 +16,7 @@ import triton
 from pstmo_edge import __version__
 from pstmo_edge.benchmarks import gpu_timing as timing
 from pstmo_edge.benchmarks.gpu import BATCHES, CHECKED_BATCHES, COMPILED_BATCHES, FP8_SINCE, PRECISIONS, Budget
-from pstmo_edge.benchmarks.gpu_checks import SMALL, Operands, Sizes, check_network, check_ops
+from pstmo_edge.benchmarks.gpu_checks import SMALL, Operands, Sizes, check_network, check_ops, failed
 from pstmo_edge.benchmarks.gpu_networks import (
     Network,
     Ours,
@@ -34,8 +34,8 @@ from pstmo_edge.kernels.triton.engine import LEAST_CAPABILITY
 DRY_BATCHES = (2,)
 
 
-def measure(arguments: argparse.Namespace, budget: Budget) -> dict[str, Any]:
-    """Everything, as plain values."""
+def measure(arguments: argparse.Namespace, budget: Budget, save: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    """Everything, as plain values; `save` gets what there is after every step, should the run be cut short."""
     machine = _machine(arguments.dry_run)
     capability = _capability(machine)
     found = _provenance(machine, capability, arguments)
@@ -47,6 +47,7 @@ def measure(arguments: argparse.Namespace, budget: Budget) -> dict[str, Any]:
     found["checks"] = list(_checks(machine, capability, precisions, network, arguments.dry_run))
     good = [name for name in precisions if all(c["passed"] for c in found["checks"] if c["precision"] == name)]
     found["not_measured"] += [f"{name}: a check failed" for name in precisions if name not in good]
+    save(found)
     if not arguments.checks_only:
         steps: list[tuple[str, Callable[[], Any]]] = [
             ("peaks", lambda: timing.peaks(machine)),
@@ -59,13 +60,22 @@ def measure(arguments: argparse.Namespace, budget: Budget) -> dict[str, Any]:
             ("compiled", lambda: _compiled(machine, network, budget)),
         ]
         for name, step in steps:
-            found[name] = step() if budget.allows(name) else None
+            found[name] = _attempted(name, step, found["not_measured"]) if budget.allows(name) else None
             print(f"{name}: {_short(found[name])}", flush=True)
+            save(found)
         found["shares"] = _shares(found, network)
         found["projections"] = _projections(found, network)
     found["not_measured"] += budget.left_out
     found["state_after"] = timing.driver_state()
     return found
+
+
+def _attempted(name: str, step: Callable[[], Any], not_measured: list[str]) -> Any:
+    try:
+        return step()
+    except Exception as error:  # a step that fails must not cost what the others measured
+        not_measured.append(f"{name}: {type(error).__name__}: {str(error)[:300]}")
+        return None
 
 
 def _machine(dry: bool) -> Machine:
@@ -108,20 +118,26 @@ def _checks(machine: Machine, capability: int, precisions: list[str], network: N
     for precision in precisions if dry else ("fp32", *precisions):
         for check in check_ops(machine.device, precision, SMALL if dry else Sizes(), capability):
             yield check.to_dict()
-    truth = Plain(network.fused, torch.float64, machine.device)
     for precision in precisions:
-        narrow = torch.float16 if precision == "fp16" else torch.bfloat16
-        plain: list[Callable[[torch.Tensor], torch.Tensor]] = [Plain(network.fused, narrow, machine.device)]
-        if precision in ("int8", "fp8"):
-            plain.append(network.on_cpu(precision))
-        ours = Ours(network.lifter(precision), network.frames, machine)
-        batches = DRY_BATCHES if dry else CHECKED_BATCHES
-        for check in check_network(
-            network.name, precision, ours.poses, plain, truth, batches, network.frames, machine.device
-        ):
-            print(f"{precision} {check.size}: error {check.error:.2e}, allowed {check.limit:.2e}", flush=True)
-            yield check.to_dict()
-        ours.release()
+        try:
+            yield from _network_checks(machine, precision, network, DRY_BATCHES if dry else CHECKED_BATCHES)
+        except Exception as error:  # the other precisions may still be right
+            yield failed(network.name, precision, "", error).to_dict()
+
+
+def _network_checks(machine: Machine, precision: str, network: Network, batches: tuple[int, ...]) -> Any:
+    truth = Plain(network.fused, torch.float64, machine.device)
+    narrow = torch.float16 if precision == "fp16" else torch.bfloat16
+    plain: list[Callable[[torch.Tensor], torch.Tensor]] = [Plain(network.fused, narrow, machine.device)]
+    if precision in ("int8", "fp8"):
+        plain.append(network.on_cpu(precision))
+    ours = Ours(network.lifter(precision), network.frames, machine)
+    for check in check_network(
+        network.name, precision, ours.poses, plain, truth, batches, network.frames, machine.device
+    ):
+        print(f"{precision} {check.size}: error {check.error:.2e}, allowed {check.limit:.2e}", flush=True)
+        yield check.to_dict()
+    ours.release()
 
 
 def _millimetres(machine: Machine, precisions: list[str], dry: bool) -> dict[str, Any] | None:

@@ -53,6 +53,23 @@ def test_a_machine_without_a_gpu_gets_one_line():
     assert answer.stderr.strip() == "no GPU that torch can use: give --dry-run to try the script, or install a driver"
 
 
+def test_a_kernel_that_raises_fails_its_check_and_the_others_go_on(monkeypatch):
+    import torch
+
+    from pstmo_edge.benchmarks.gpu_checks import SMALL, check_ops
+    from pstmo_edge.kernels.triton import launch
+
+    def broken(*operands, **rest):
+        raise RuntimeError("out of resource: shared memory\nmore")
+
+    for name in ("attention", "norm_linear", "spatial_encoder", "feed_forward"):
+        monkeypatch.setattr(launch, name, broken)
+    found = list(check_ops(torch.device("cpu"), "bf16", SMALL, 90))
+    assert len({check.what for check in found}) == 6
+    assert not any(check.passed for check in found)
+    assert {check.note for check in found} == {"RuntimeError: out of resource: shared memory"}
+
+
 def test_a_kernel_that_is_wrong_fails_its_check():
     import torch
 
