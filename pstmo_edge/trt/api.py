@@ -52,11 +52,13 @@ class Api:
         self.messages: list[str] = []
         messages = self.messages
 
-        class Log(trt.ILogger):
+        base: Any = trt.ILogger
+
+        class Log(base):
             """Keeps what went wrong."""
 
             def __init__(self) -> None:
-                trt.ILogger.__init__(self)
+                base.__init__(self)
 
             def log(self, severity: Any, message: str) -> None:
                 if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):

@@ -101,7 +101,8 @@ class CudaPython:
         size = int(np.prod(shape)) * 4
         address = int(self._call("cudaHostAlloc", size, self.api.cudaHostAllocDefault))
         self._host.append(address)
-        return np.frombuffer((ctypes.c_byte * size).from_address(address), np.float32).reshape(shape)
+        block: Any = (ctypes.c_byte * size).from_address(address)
+        return np.frombuffer(block, np.float32).reshape(shape)
 
     def device(self, size: int) -> int:
         """See `Cuda`."""

@@ -21,13 +21,13 @@ _MOVED = _FLOATS | {TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL}
 _NUMBERS = _MOVED - {TensorProto.BOOL}
 _QUANTIZED = frozenset({TensorProto.INT8, TensorProto.FLOAT8E4M3FN, TensorProto.INT4})
 OPERATORS: dict[str, frozenset[int]] = {
-    **dict.fromkeys(("Conv", "Gemm", "LayerNormalization", "LeakyRelu", "MatMul"), _FLOATS),
-    **dict.fromkeys(("QuantizeLinear", "Softmax"), _FLOATS),
-    **dict.fromkeys(("Add", "Div", "Greater", "Mul", "Pad", "Pow", "ReduceMean", "Relu", "Sub"), _NUMBERS),
-    **dict.fromkeys(
-        ("Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Shape", "Slice", "Split", "Squeeze",
-         "Transpose", "Unsqueeze", "Where"), _MOVED),
-    **dict.fromkeys(("BatchNormalization", "Einsum", "Elu", "Erf", "Exp", "Sigmoid", "Sqrt", "Tanh"), _FLOATS),
+    **dict.fromkeys(("Conv", "Gelu", "Gemm", "LayerNormalization", "LeakyRelu", "MatMul", "QuantizeLinear"), _FLOATS),
+    **dict.fromkeys(("BatchNormalization", "Einsum", "Elu", "Erf", "Exp", "Sigmoid", "Softmax", "Tanh"), _FLOATS),
+    **dict.fromkeys(("Abs", "Add", "Div", "Greater", "Mul", "Pad", "Pow", "Relu", "Sub"), _NUMBERS),
+    **dict.fromkeys(("ReduceL2", "ReduceMean", "ReduceSum"), _NUMBERS),
+    **dict.fromkeys(("Cast", "Concat", "Expand", "Flatten", "Gather", "GatherND", "Identity", "Reshape"), _MOVED),
+    **dict.fromkeys(("Shape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze", "Where"), _MOVED),
+    "Sqrt": _FLOATS,
     "DequantizeLinear": _QUANTIZED,
 }  # fmt: skip
 
