@@ -113,7 +113,9 @@ def build(
     ] = "int8",
     backend: Annotated[
         str,
-        typer.Option(help="native, onnxruntime, openvino, tensorrt or torch; auto is native where that runs the model."),
+        typer.Option(
+            help="native, onnxruntime, openvino, tensorrt or torch; auto is native where that runs the model."
+        ),
     ] = AUTO,
     emit: Emit = "centre",
     calib: Data = "cmu-mocap",
