@@ -67,7 +67,7 @@ class Result:
 
 
 def methods(bits: int) -> Iterator[tuple[str, Settings]]:
-    """The rows of the table: the naive method, one thing changed at a time, and what a build uses, with 8-bit activations everywhere."""
+    """The naive method, one thing changed at a time, and how a build calibrates, all with 8-bit activations."""
     target = TARGETS["x86-avx2" if bits == 7 else "x86-vnni"]
     plain, gptq = Weights(bits), Weights(bits, rounding=Rounding.GPTQ)
     yield "naive: per tensor, min-max", Settings(Weights(bits, Granularity.PER_TENSOR))

@@ -15,7 +15,7 @@ import json
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,25 @@ def _line(name: str, row: dict[str, Any]) -> str:
         for kind in KEYPOINTS
     ]
     return f"{name}: {'; '.join(parts)}; {row['layers']}"
+
+
+def table(rows: Iterable[dict[str, Any]]) -> str:
+    """The rows in Markdown, as docs/quantization.md shows them."""
+    lines = [
+        "| weights | build | 8 / 16 | exact: mm | joint mm | jitter | detected: mm | joint mm | jitter |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in sorted(rows, key=lambda row: (row["weights"], row["precision"], -row["max_drop_mm"], row["target"])):
+        build = row["precision"] if row["precision"] != "int8" else f"int8, {row['target']}"
+        if row["max_drop_mm"] != DEFAULT_MAX_DROP_MM:
+            build += f", --max-drop-mm {row['max_drop_mm']:g}"
+        layers = f"{row['layers'].get('int8', 0)} / {row['layers'].get('w8a16', 0)}"
+        cells = [
+            f"{row[kind]['change_mm']:+.3f} | {row[kind]['worst_joint_mm']:+.2f} | {row[kind]['jitter_percent']:+.1f} %"
+            for kind in KEYPOINTS
+        ]
+        lines.append(f"| {row['weights']} | {build} | {layers} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def speed() -> dict[str, Any]:

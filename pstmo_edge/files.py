@@ -43,9 +43,7 @@ class WriteError(PstmoEdgeError):
     """An artifact that could not be written; nothing of it is left behind."""
 
 
-def write_atomic(
-    path: str | os.PathLike[str], data: bytes | Callable[[BinaryIO], None], *, sweep: bool = True
-) -> None:
+def write_atomic(path: str | os.PathLike[str], data: bytes | Callable[[BinaryIO], None], *, sweep: bool = True) -> None:
     """Write a file so that `path` holds, at every moment and after any crash, its old content or all of the new.
 
     `data` is the content, or a function that writes it into the open binary file. Raises WriteError; what `data`

@@ -42,8 +42,8 @@ TARGETS: dict[str, Target] = {
             "x86-vnni", 8, frozenset({"avx2", "vnni"}), "VPDPBUSD adds four products in 32 bits",
             speedup=4.0, wide_speedup=2.0,
         ),
-        # VPMADDUBSW needs a VPMADDWD behind it, so 16-bit activations, which need the latter alone, are as fast.
-        Target("x86-avx2", 7, frozenset({"avx2"}), _PAIR_SUMS, speedup=2.0, wide_speedup=2.0),
+        # VPMADDUBSW needs a VPMADDWD behind it; 16-bit activations need the latter alone, for half as many products.
+        Target("x86-avx2", 7, frozenset({"avx2"}), _PAIR_SUMS, speedup=2.0, wide_speedup=1.6),
         Target("generic", 7, frozenset(), "7-bit weights keep a 16-bit sum of two products safe on every CPU"),
         Target(
             "tensorrt", 8, frozenset({"tensorrt"}),

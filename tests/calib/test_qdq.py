@@ -37,7 +37,8 @@ def emulated(published):
     """One emulation a target, ends in float."""
     fused, _, windows = published
     ends = MODELS["p-stmo-s"].ends
-    return {name: calibrate(fused, windows, settings_for(TARGETS[name], ends)) for name in ("x86-avx2", "tensorrt")}
+    found = {name: calibrate(fused, windows, settings_for(TARGETS[name], ends)) for name in ("x86-avx2", "tensorrt")}
+    return {**found, "16-bit in some": found["x86-avx2"].widened(list(found["x86-avx2"].layers)[::3])}
 
 
 def exposed(graph):
@@ -53,12 +54,8 @@ def exposed(graph):
 
 def boundary_steps(graph, model, windows):
     """By integer layer, how many steps of its grid its input in ONNX Runtime is from the emulation's."""
-    import onnxruntime as ort
-
     shown, names = exposed(graph)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(shown.SerializeToString(), options)
+    session = OnnxRuntimeSession(shown.SerializeToString()).session
     outputs = [value.name for value in session.get_outputs()]
     found = dict(zip(outputs, session.run(None, {session.get_inputs()[0].name: windows}), strict=True))
     expected = boundaries(model, torch.from_numpy(windows))
@@ -103,17 +100,19 @@ def taps_side_by_side(node, x):
     return padded.unfold(2, (taps - 1) * dilation + 1, stride)[..., ::dilation].permute(0, 2, 3, 1).flatten(2)
 
 
-@pytest.mark.parametrize("target", ["x86-avx2", "tensorrt"])
+@pytest.mark.parametrize("target", ["x86-avx2", "tensorrt", "16-bit in some"])
 def test_onnxruntime_is_within_one_step_of_the_emulation_at_every_boundary(target, published, emulated):
     _, graph, windows = published
-    if not runs_here(TARGETS[target]):
+    if target in TARGETS and not runs_here(TARGETS[target]):
         pytest.skip(f"weights for {target} overflow on this CPU")
     model = emulated[target]
     quantized = quantized_graph(graph, model)
     steps, outs = boundary_steps(quantized, model, windows[:8])
     assert set(steps) == {name for name, layer in model.layers.items() if isinstance(layer, IntegerLayer)}
     assert len(steps) == 27
-    assert max(steps.values()) <= 1, steps
+    # A step of 16 bits is finer than what layers before it, of 8 bits, may differ by.
+    assert max(step for name, step in steps.items() if model.layers[name].activations.bits == 8) <= 1, steps
+    assert max(steps.values()) <= (1 if target in TARGETS else 256), steps
     assert max(outs.values()) < 0.02, outs
     poses = OnnxRuntimeSession(quantized.SerializeToString()).run(windows)
     with torch.inference_mode():
@@ -237,9 +236,9 @@ def test_every_architecture_has_its_graph(name, frames):
 
 def test_formats_without_a_static_graph_are_refused(published):
     fused, graph, windows = published
-    for activations in (Activations(granularity=Granularity.PER_TOKEN), Activations(16), Activations(7)):
+    for activations in (Activations(granularity=Granularity.PER_TOKEN), Activations(7)):
         model = calibrate(fused, windows[:16], Settings(activations=activations))
-        with pytest.raises(UsageError, match=r"use 8 bits and Granularity\.PER_TENSOR"):
+        with pytest.raises(UsageError, match=r"use 8 or 16 bits and Granularity\.PER_TENSOR"):
             quantized_graph(graph, model)
 
 
