@@ -133,8 +133,8 @@ def _key(make: bool) -> bytes | None:
         mode = path.stat().st_mode
     except FileNotFoundError:
         return None
-    if mode & 0o022:
-        raise BackendError(f"others may write to {path}, the key that engines are trusted by: chmod 600 {path}")
+    if mode & 0o077:  # who reads it can sign, too
+        raise BackendError(f"others may read {path}, the key that engines are trusted by: chmod 600 {path}")
     if len(key) != _KEY_BYTES:
         raise BackendError(f"{path} has {len(key)} bytes, a key has {_KEY_BYTES}: remove it and compile again")
     return key

@@ -302,14 +302,25 @@ def test_unsigned_bytes_never_reach_tensorrt(bundle, device, tmp_path):
     assert trt.handed == []
 
 
-def test_a_key_that_others_may_write_is_not_trusted(bundle, device):
-    path = bundle()
-    device()
-    compile_bundle(path)
+@pytest.mark.parametrize("mode", [0o666, 0o620, 0o640, 0o604])
+def test_a_key_that_others_may_read_or_write_is_not_trusted(mode, tmp_path, monkeypatch):
+    monkeypatch.setenv(plans.KEY_VARIABLE, str(tmp_path / "plan.key"))
+    key = plans.EngineKey(
+        graph_sha256="a",
+        weights_sha256="b",
+        precision="int8",
+        tensorrt="10.3.0",
+        device="d",
+        capability="8.7",
+        driver="1",
+    )
+    record = plans.signed(plans.EngineRecord(key=key, engine_sha256="c"))
     assert plans.key_path().stat().st_mode & 0o077 == 0
-    plans.key_path().chmod(0o666)
-    with pytest.raises(BackendError, match="chmod 600"):
-        pe.load_engine(path)
+    plans.key_path().chmod(mode)
+    with pytest.raises(BackendError, match=r"others may read .*plan\.key.*chmod 600"):
+        plans.signed(record)
+    with pytest.raises(BackendError, match=r"others may read .*plan\.key.*chmod 600"):
+        plans.verified(record.model_dump_json().encode(), b"", tmp_path)
 
 
 @pytest.mark.parametrize("cuda", ["cuda-python", "pycuda"])
