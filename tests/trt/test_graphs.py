@@ -1,11 +1,15 @@
 """The checker of graphs for TensorRT: one broken graph a rule, and our own graphs, which break none."""
 
+from collections import Counter
+
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from pstmo_edge.export import export_onnx, exportable
+from pstmo_edge.backends.onnxruntime import OnnxRuntimeSession
+from pstmo_edge.export import export_onnx, exportable, random_keypoints
 from pstmo_edge.models.zoo import create_model
 from pstmo_edge.trt.graphs import problems
 
@@ -77,3 +81,31 @@ def test_a_changed_type_is_told():
     halves = graph()
     halves.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
     assert any("QuantizeLinear of DOUBLE" in phrase for phrase in problems(halves))
+
+
+@pytest.mark.parametrize("name", ["p-stmo-s", "p-stmo"])
+def test_the_forms_that_tensorrt_fuses_equal_the_published_ones(name):
+    """The stock norm in place of the published one (unbiased deviation), attention as two products and a softmax."""
+    torch.manual_seed(3)
+    model = create_model(name, 9).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:  # gains and biases that are not 1 and 0
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    rewritten = export_onnx(exportable(model))
+    kinds = Counter(node.op_type for node in rewritten.graph.node)
+    blocks = sum(hasattr(module, "self_attn") for module in model.modules())
+    assert blocks > 3
+    assert kinds["LayerNormalization"] == 2 * blocks
+    assert kinds["Softmax"] == blocks
+    assert not {"ReduceMean", "Sqrt", "Pow", "ReduceSum"} & set(kinds)
+    writers = {output: node for node in rewritten.graph.node for output in node.output}
+    readers = {name: node for node in rewritten.graph.node for name in node.input}
+    for softmax in (node for node in rewritten.graph.node if node.op_type == "Softmax"):
+        assert writers[softmax.input[0]].op_type in ("MatMul", "Mul", "Add")
+        assert readers[softmax.output[0]].op_type == "MatMul"
+    keypoints = random_keypoints(8, 9)
+    with torch.inference_mode():
+        exact = model.double()(torch.from_numpy(keypoints).double()).numpy()
+    found = OnnxRuntimeSession(rewritten.SerializeToString(), 1).run(keypoints)
+    assert np.abs(found - exact).max() < 1e-5 * np.abs(exact).max()
