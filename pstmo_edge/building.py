@@ -206,6 +206,22 @@ def build(
     return _Build(model, request, prepared, used, progress, None if report is None else Path(report)).run()
 
 
+def check_calibration(model: nn.Module, data: str, keypoints: str) -> None:
+    """Raise DataError or UsageError for calibration data that cannot be used, before anything is measured."""
+    sequences = load_sequences(data, "train", keypoints, model.lifter.skeleton)
+    check_skeleton(sequences, model.lifter.skeleton, data)
+    _check_length(sequences, model.lifter.window)
+
+
+def _check_length(sequences: Sequence[PoseSequence], window: WindowSpec) -> None:
+    frames = sum(len(sequence) for sequence in sequences)
+    if frames < window.frames:
+        raise DataError(
+            f"the calibration data has {frames} frames, fewer than one window of {window.frames}: "
+            f"give more with --calib"
+        )
+
+
 @dataclass(frozen=True)
 class _Windows:
     """What INT8 is calibrated on."""
@@ -220,12 +236,7 @@ class _Windows:
 def _calibration(sequences: Sequence[PoseSequence], window: WindowSpec, source: str, *, exact: bool) -> _Windows:
     from pstmo_edge.calib.windows import calibration_windows, windows_key
 
-    frames = sum(len(sequence) for sequence in sequences)
-    if frames < window.frames:
-        raise DataError(
-            f"the calibration data has {frames} frames, fewer than one window of {window.frames}: "
-            f"give more with --calib"
-        )
+    _check_length(sequences, window)
     windows, skeleton = calibration_windows(sequences, window), sequences[0].skeleton
     probes = live = sequences
     if any(sequence.poses is None for sequence in sequences):

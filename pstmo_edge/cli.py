@@ -143,8 +143,8 @@ def build(
     Example: pstmo-edge build --precision int8 --out engine
     """
     import pstmo_edge as pe
-    from pstmo_edge.backends import check_lifter, default_backend
-    from pstmo_edge.building import check_request, prepare
+    from pstmo_edge.backends import CALIBRATED, check_lifter, default_backend
+    from pstmo_edge.building import check_calibration, check_request, prepare
 
     options: dict[str, Any] = {"target": target, "max_drop_mm": max_drop_mm, "force": force}
     options["max_jitter_percent"] = max_jitter_percent
@@ -158,6 +158,8 @@ def build(
     lifter = pe.emitting(lifter, emit)
     backend = default_backend("int8" if precision == AUTO else precision, lifter.lifter) if backend == AUTO else backend
     check_lifter(backend, lifter.lifter)
+    if precision == AUTO or precision in CALIBRATED:
+        check_calibration(lifter, calib, keypoints)
     payoff = None
     with console.progress_bar() as bar:
         common: dict[str, Any] = {"data": calib, "keypoints": keypoints, "progress": bar}

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import onnx
 
     from pstmo_edge.builders import Built, Source
+    from pstmo_edge.calib.emulation import EmulatedModel
 
 # How the scales of a calibrated format are found, for its manifest.
 METHODS: dict[str, str] = {
@@ -49,31 +50,52 @@ def build_format(
         return _torch_fp16(source)
     if backend == "openvino":
         return _openvino(source, precision)
-    graph = _graph(source, precision, windows, keep_float)
+    from pstmo_edge.calib.format_graph import format_graph
+
+    # A strongly typed network computes in the types of its graph.
+    made = _emulated(source, precision, windows, keep_float, compute=backend == "tensorrt")
+    graph = format_graph(source.graph, made.layers)
     if backend == "native":
         from pstmo_edge.builders import NativeBuilder
 
         return NativeBuilder().build_int8(source, graph)
     if backend == "tensorrt":
-        from pstmo_edge.builders import with_plan
+        from pstmo_edge.backends.onnxruntime import ARTIFACT
+        from pstmo_edge.builders import Built, with_plan
 
+        if precision == "bf16":  # of whose products ONNX Runtime has none on a CPU
+            built = Built({ARTIFACT: graph.SerializeToString()}, _Emulated(made), layer_precisions(graph))
+            return with_plan(built, graph)
         return with_plan(_onnxruntime(graph, precision), graph)
     return _onnxruntime(graph, precision)
 
 
-def _graph(
-    source: Source, precision: Precision, windows: FloatArray | None, keep_float: tuple[str, ...]
-) -> onnx.ModelProto:
-    """A portable ONNX graph in the format."""
-    from pstmo_edge.calib.format_graph import format_graph
+def _emulated(
+    source: Source, precision: Precision, windows: FloatArray | None, keep_float: tuple[str, ...], *, compute: bool
+) -> EmulatedModel:
+    """The model in the format; with `compute` products in half precision are so too."""
     from pstmo_edge.calib.formats import emulated
     from pstmo_edge.export import exportable, random_keypoints
 
     model = source.model
     if windows is None:  # nothing is calibrated: one window tells which layers there are
         windows = random_keypoints(1, model.config.frames, len(model.lifter.channels))
-    made = emulated(exportable(model), precision, windows, keep_float)
-    return format_graph(source.graph, made.layers)
+    return emulated(exportable(model), precision, windows, keep_float, compute=compute)
+
+
+class _Emulated:
+    """A session of an emulated model, to measure what no runtime here computes."""
+
+    def __init__(self, model: EmulatedModel) -> None:
+        self.model = model
+
+    def run(self, keypoints: FloatArray) -> FloatArray:
+        """(B, T, 17, C) to (B, 17, 3)."""
+        import torch
+
+        with torch.inference_mode():
+            poses: FloatArray = self.model(torch.from_numpy(keypoints)).numpy()
+        return poses
 
 
 def _onnxruntime(graph: onnx.ModelProto, precision: Precision) -> Built:

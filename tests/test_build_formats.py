@@ -3,6 +3,7 @@
 import pytest
 
 from pstmo_edge.backends import BACKENDS
+from pstmo_edge.backends.onnxruntime import OnnxRuntimeSession
 from pstmo_edge.building import build, check_request
 from pstmo_edge.engine import load_engine
 from pstmo_edge.errors import AccuracyError, UsageError
@@ -21,15 +22,19 @@ def test_every_format_builds_opens_and_is_named(
     out = tmp_path / "engine"
     options = {"prepared": small_prepared, "max_drop_mm": 1000.0}
     bundle = build(small_model, precision, backend, short_sequences, out, **options)
-    found, exact = load_engine(out), load_engine(small_engine)
-    keypoints = random_keypoints(2, 9)
-    assert 0 < relative_difference(found.infer(keypoints), exact.infer(keypoints)) < CLOSE[precision]
+    exact, keypoints = load_engine(small_engine).infer, random_keypoints(2, 9)
+    # What is not compiled on a device yet is a graph.
+    portable = backend == "tensorrt"
+    if (backend, precision) != ("tensorrt", "bf16"):  # no runtime here computes in it
+        found = OnnxRuntimeSession((out / "model.onnx").read_bytes(), 1).run if portable else load_engine(out).infer
+        assert 0 < relative_difference(found(keypoints), exact(keypoints)) < CLOSE[precision]
     given = bundle.manifest.precision
     assert given.requested == precision
     assert given.requested_share > 0.8
-    assert given.weights_only is (precision == "fp16" or (precision == "bf16" and backend == "onnxruntime"))
+    on_load = precision == "fp16" or (precision == "bf16" and backend == "onnxruntime")
+    assert given.weights_only is (on_load and not portable)
     assert (bundle.manifest.calibration is not None) is (precision in ("fp8", "w8a16", "w4"))
-    assert bundle.manifest.accuracy.after.mpjpe_mm > 0
+    assert 0 < abs(bundle.manifest.accuracy.drop_mm) < 1000
 
 
 def test_files_shrink_with_the_format(small_model, small_prepared, small_engine, short_sequences, tmp_path):

@@ -1,6 +1,5 @@
 """Archives of keypoint files: every file once, whatever happens."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -193,7 +192,7 @@ def test_without_ray_the_way_out_is_told(small_engine, tmp_path):
 
 
 # Ray is large and no part of `dev`: this runs where it is installed.
-if importlib.util.find_spec("ray") is not None:
+if installed_version("ray") is not None:
 
     def test_a_cluster_of_two_lifts_the_same_poses(engine, small_engine, tmp_path):
         from pstmo_edge import lifting_ray

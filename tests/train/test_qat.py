@@ -117,7 +117,7 @@ def tiny(tmp_path, model):
     """A recipe of four steps, and weights to start from."""
     save_weights(tmp_path / "start.safetensors", state_arrays(model), model.lifter.notes())
     recipe = quantization_aware(get_recipe("tiny"), COARSE)
-    return dataclasses.replace(recipe, steps_per_epoch=2, checkpoint_steps=1, batch=4), tmp_path
+    return dataclasses.replace(recipe, steps_per_epoch=2, checkpoint_steps=1, batch=4, threads=1), tmp_path
 
 
 def test_a_run_leaves_ordinary_weights_that_build_better(tiny):
