@@ -117,24 +117,29 @@ def above(small_prepared, drop):
     return building.Evaluation(**{**small_prepared.before.to_dict(), "mpjpe_mm": small_prepared.before.mpjpe_mm + drop})
 
 
+@pytest.fixture
+def tried(monkeypatch):
+    """The bounds that mixes are chosen within, each with its mix, as builds try them."""
+    found, choose = [], plan.choose_mix
+
+    def watched(costs, times, bounds, *rest):
+        found.append((bounds, choose(costs, times, bounds, *rest)))
+        return found[-1][1]
+
+    monkeypatch.setattr(plan, "choose_mix", watched)
+    return found
+
+
 def test_too_large_a_drop_is_mended_by_leaving_more_layers_in_float(
-    small_model, small_prepared, short_sequences, tmp_path, monkeypatch
+    small_model, small_prepared, short_sequences, tmp_path, monkeypatch, tried
 ):
     drops = iter([2000.0, 1500.0, 500.0])  # random weights cost metres
     monkeypatch.setattr(building, "_measured", lambda *_: above(small_prepared, next(drops)))
-    tried = []
-    choose = plan.choose_mix
-
-    def watched(found, times, bounds, *rest):
-        tried.append((bounds.max_drop_mm, choose(found, times, bounds, *rest)))
-        return tried[-1][1]
-
-    monkeypatch.setattr(plan, "choose_mix", watched)
     bundle = pe.build(
         small_model, "int8", calibration=short_sequences, out=tmp_path / "e", prepared=small_prepared,
         **UNBOUND,
     )  # fmt: skip
-    bounds, mixes = zip(*tried, strict=True)
+    bounds, mixes = [each.max_drop_mm for each, _ in tried], [mix for _, mix in tried]
     assert len(mixes) == 3
     assert bounds[0] == 1000.0
     assert all(later <= mix.expected_mm / 2 for later, mix in zip(bounds[1:], mixes, strict=False))
@@ -161,22 +166,14 @@ def trembling(small_prepared, *percents):
 
 
 def test_an_engine_that_trembles_is_mended_with_more_bits_or_float_layers(
-    small_model, small_prepared, short_sequences, tmp_path, monkeypatch
+    small_model, small_prepared, short_sequences, tmp_path, monkeypatch, tried
 ):
     monkeypatch.setattr(building, "_measured", lambda *_: above(small_prepared, 0.0))
     monkeypatch.setattr(building, "jitter_mm", trembling(small_prepared, 9.0, 8.0, 1.9))
-    tried = []
-    choose = plan.choose_mix
-
-    def watched(found, times, bounds, *rest):
-        tried.append((bounds.max_jitter_percent, choose(found, times, bounds, *rest)))
-        return tried[-1][1]
-
-    monkeypatch.setattr(plan, "choose_mix", watched)
     bundle = pe.build(
         small_model, "int8", "native", short_sequences, tmp_path / "e", prepared=small_prepared, max_drop_mm=1000.0
     )
-    assert [bound for bound, _ in tried] == [2.0, 1.0, 0.5]
+    assert [bounds.max_jitter_percent for bounds, _ in tried] == [2.0, 1.0, 0.5]
     mix = tried[-1][1]
     precisions = {layer.name: layer.precision for layer in bundle.manifest.precision.layers}
     assert {name for name, precision in precisions.items() if precision == "w8a16"} == set(mix.wide)

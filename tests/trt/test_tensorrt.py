@@ -302,19 +302,15 @@ def test_unsigned_bytes_never_reach_tensorrt(bundle, device, tmp_path):
     assert trt.handed == []
 
 
+KEY = plans.EngineKey(
+    graph_sha256="a", weights_sha256="b", precision="int8", tensorrt="10.3.0", device="d", capability="8.7", driver="1"
+)
+
+
 @pytest.mark.parametrize("mode", [0o666, 0o620, 0o640, 0o604])
 def test_a_key_that_others_may_read_or_write_is_not_trusted(mode, tmp_path, monkeypatch):
     monkeypatch.setenv(plans.KEY_VARIABLE, str(tmp_path / "plan.key"))
-    key = plans.EngineKey(
-        graph_sha256="a",
-        weights_sha256="b",
-        precision="int8",
-        tensorrt="10.3.0",
-        device="d",
-        capability="8.7",
-        driver="1",
-    )
-    record = plans.signed(plans.EngineRecord(key=key, engine_sha256="c"))
+    record = plans.signed(plans.EngineRecord(key=KEY, engine_sha256="c"))
     assert plans.key_path().stat().st_mode & 0o077 == 0
     plans.key_path().chmod(mode)
     with pytest.raises(BackendError, match=r"others may read .*plan\.key.*chmod 600"):
@@ -358,20 +354,11 @@ def test_options_of_the_plan_reach_the_builder(device):
 
 
 def test_a_version_compatible_engine_opens_with_a_later_minor_version_alone():
-    key = plans.EngineKey(
-        graph_sha256="a",
-        weights_sha256="b",
-        precision="fp32",
-        tensorrt="10.3.0",
-        device="d",
-        capability="8.7",
-        driver="1",
-    )
-    record = plans.EngineRecord(key=key, engine_sha256="c", version_compatible=True)
-    plans.check_key(record, key.model_copy(update={"tensorrt": "10.16.1"}), Path("x"))
+    record = plans.EngineRecord(key=KEY, engine_sha256="c", version_compatible=True)
+    plans.check_key(record, KEY.model_copy(update={"tensorrt": "10.16.1"}), Path("x"))
     for version in ("10.2.9", "11.0.0"):
         with pytest.raises(BackendError, match="tensorrt"):
-            plans.check_key(record, key.model_copy(update={"tensorrt": version}), Path("x"))
+            plans.check_key(record, KEY.model_copy(update={"tensorrt": version}), Path("x"))
 
 
 def test_the_stand_in_enforces_its_rules():
