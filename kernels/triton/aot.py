@@ -121,7 +121,7 @@ def variants(precision: str) -> Iterator[Variant]:
 def compile_variant(variant: Variant, capability: int, tiles: Tiles) -> tuple[Any, dict[str, Any]]:
     """The compiled kernel, and its row of the table."""
     kernel = getattr(device, variant.kernel)
-    constants = variant.constants | tuning.constants(variant.kernel, tiles)
+    constants = tuning.constants(variant.kernel, tiles) | variant.constants
     missing = [n for n in kernel.arg_names if n not in variant.types and n not in constants]
     constants |= dict.fromkeys(missing)
     signature = {n: variant.types.get(n, "constexpr") for n in kernel.arg_names}
@@ -143,6 +143,23 @@ def matrix(ptx: str) -> dict[str, int]:
     """How many matrix instructions of each kind and type of operands a kernel has."""
     found = re.findall(r"\b(mma\.sync|wgmma\.mma_async|tcgen05\.mma)\b\S*?\.(tf32|f16|bf16|s8|e4m3|kind::\w+)\b", ptx)
     return {" ".join(kind): found.count(kind) for kind in sorted(set(found))}
+
+
+def parameters(ptx: str) -> list[str]:
+    """The types of a kernel's parameters in order, as PTX has them: "u64", "u32", "f32"."""
+    entry = re.search(r"\.entry [^(]*\(([^)]*)\)", ptx)
+    return [] if entry is None else re.findall(r"\.param \.(\w+)", entry[1])
+
+
+def least_driver(capability: int) -> int:
+    """The oldest CUDA version that loads these kernels, as the driver counts: 12000 is 12.0.
+
+    Within one major version a driver loads what any later compiler of that version made (CUDA compatibility guide,
+    "minor version compatibility"); a chip that is younger than that has a driver that knows it.
+    """
+    nvidia = triton.knobs.nvidia
+    version: str = (nvidia.ptxas_blackwell if capability >= 100 else nvidia.ptxas).version
+    return int(version.split(".")[0]) * 1000
 
 
 def read_log(log: str) -> dict[str, int]:

@@ -91,7 +91,7 @@ CLASSES = {
     torch.int8: "int8", torch.float8_e4m3fn: "fp8",
 }  # fmt: skip
 # Fewer tokens than this for every multiprocessor count as few: large tiles would leave some of them idle.
-_TOKENS_OF_A_MULTIPROCESSOR = 64
+TOKENS_OF_A_MULTIPROCESSOR = 64
 
 
 def tiles(kernel: str, device: torch.device, dtype: torch.dtype, tokens: int) -> Tiles | None:
@@ -103,7 +103,7 @@ def tiles(kernel: str, device: torch.device, dtype: torch.dtype, tokens: int) ->
     found = choice(kernel, CLASSES[dtype], capability)
     if found is None:
         return None
-    return found.few if tokens < _TOKENS_OF_A_MULTIPROCESSOR * multiprocessors else found.many
+    return found.few if tokens < TOKENS_OF_A_MULTIPROCESSOR * multiprocessors else found.many
 
 
 def choice(kernel: str, kind: str, capability: int) -> Choice | None:
