@@ -183,13 +183,17 @@ class NativeStream(_Handle):
 
     def push(self, keypoints: FloatArray, timestamp: float | None = None) -> PoseResult | None:
         """See `Stream`."""
+        self.feed(keypoints, timestamp)
+        return self.read()
+
+    def feed(self, keypoints: FloatArray, timestamp: float | None = None) -> None:
+        """See `Stream`."""
         frame = as_frame(keypoints)
         time = next_time(self._last_time, self._fps) if timestamp is None else timestamp
         status = _library().pstmo_edge_stream_push(self._handle, _pointer(frame), frame.size, time)
         if status != _TIMESTAMP_REJECTED:
             self._check(status)
             self._last_time = time
-        return self.read()
 
     def read(self) -> PoseResult | None:
         """See `Stream`."""

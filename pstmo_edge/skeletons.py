@@ -84,7 +84,61 @@ MPI_INF_3DHP = Skeleton(
     right=(2, 3, 4, 8, 9, 10),
 )  # fmt: skip
 
-SKELETONS = {skeleton.name: skeleton for skeleton in (HUMAN36M, COCO, MPI_INF_3DHP)}
+# 26 keypoints of AlphaPose and rtmlib (AlphaPose, TPAMI 2022): COCO's, then head top, neck, hip and six of the feet.
+HALPE = Skeleton(
+    name="halpe-26",
+    joints=(
+        *COCO.joints, "HeadTop", "Neck", "Hip",
+        "LBigToe", "RBigToe", "LSmallToe", "RSmallToe", "LHeel", "RHeel",
+    ),
+    parents=(17, 0, 0, 1, 2, 18, 18, 5, 6, 7, 8, 19, 19, 11, 12, 13, 14, 18, 19, -1, 15, 16, 15, 16, 15, 16),
+    left=(*COCO.left, 20, 22, 24),
+    right=(*COCO.right, 21, 23, 25),
+)  # fmt: skip
+
+# MediaPipe's 33 landmarks (BlazePose, arXiv 2006.10204).
+BLAZEPOSE = Skeleton(
+    name="blazepose-33",
+    joints=(
+        "Nose", "LEyeInner", "LEye", "LEyeOuter", "REyeInner", "REye", "REyeOuter", "LEar", "REar", "LMouth", "RMouth",
+        "LShoulder", "RShoulder", "LElbow", "RElbow", "LWrist", "RWrist", "LPinky", "RPinky", "LIndex", "RIndex",
+        "LThumb", "RThumb", "LHip", "RHip", "LKnee", "RKnee", "LAnkle", "RAnkle", "LHeel", "RHeel", "LFootIndex",
+        "RFootIndex",
+    ),
+    parents=(
+        -1, 0, 1, 2, 0, 4, 5, 3, 6, 0, 0, 0, 0, 11, 12, 13, 14, 15, 16, 15, 16, 15, 16, 11, 12, 23, 24, 25, 26, 27, 28,
+        29, 30,
+    ),
+    left=(1, 2, 3, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31),
+    right=(4, 5, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32),
+)  # fmt: skip
+
+# OpenPose's two body models, in the order of its output page (BODY_25 is the default one).
+OPENPOSE_25 = Skeleton(
+    name="openpose-25",
+    joints=(
+        "Nose", "Neck", "RShoulder", "RElbow", "RWrist", "LShoulder", "LElbow", "LWrist", "Hip", "RHip", "RKnee",
+        "RAnkle", "LHip", "LKnee", "LAnkle", "REye", "LEye", "REar", "LEar", "LBigToe", "LSmallToe", "LHeel",
+        "RBigToe", "RSmallToe", "RHeel",
+    ),
+    parents=(1, 8, 1, 2, 3, 1, 5, 6, -1, 8, 9, 10, 8, 12, 13, 0, 0, 15, 16, 14, 14, 14, 11, 11, 11),
+    left=(5, 6, 7, 12, 13, 14, 16, 18, 19, 20, 21),
+    right=(2, 3, 4, 9, 10, 11, 15, 17, 22, 23, 24),
+)  # fmt: skip
+
+OPENPOSE_18 = Skeleton(
+    name="openpose-18",
+    joints=(
+        "Nose", "Neck", "RShoulder", "RElbow", "RWrist", "LShoulder", "LElbow", "LWrist", "RHip", "RKnee", "RAnkle",
+        "LHip", "LKnee", "LAnkle", "REye", "LEye", "REar", "LEar",
+    ),
+    parents=(1, -1, 1, 2, 3, 1, 5, 6, 1, 8, 9, 1, 11, 12, 0, 0, 14, 15),
+    left=(5, 6, 7, 11, 12, 13, 15, 17),
+    right=(2, 3, 4, 8, 9, 10, 14, 16),
+)  # fmt: skip
+
+_ALL = (HUMAN36M, COCO, MPI_INF_3DHP, HALPE, BLAZEPOSE, OPENPOSE_25, OPENPOSE_18)
+SKELETONS = {skeleton.name: skeleton for skeleton in _ALL}
 
 # What VideoPose3D's keypoint files call their joint sets ("layout_name" in the metadata).
 LAYOUTS = {"h36m": HUMAN36M, "coco": COCO}

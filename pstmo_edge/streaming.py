@@ -8,6 +8,7 @@ hold the two equal bit for bit. What a stream does with time, gaps and missing j
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -126,6 +127,10 @@ class Stream(Protocol):
         whose timestamp is not finite, repeated or out of order is rejected and counted. Raises DataError where the
         shape is another.
         """
+        ...
+
+    def feed(self, keypoints: FloatArray, timestamp: float | None = None) -> None:
+        """Push without reading: for many streams, whose poses `read_ready` then reads together."""
         ...
 
     def read(self) -> PoseResult | None:
@@ -267,6 +272,16 @@ class _Target:
     gap_behind: bool = False
 
 
+@dataclass(frozen=True)
+class _Window:
+    """What a pose is computed from: `values` (T, 17, C) up to the moment `last`, `filled` frames of it filled in."""
+
+    target: _Target
+    last: int
+    values: FloatArray
+    filled: int
+
+
 class ReferenceStream:
     """The stream in NumPy over any engine; see `Stream`."""
 
@@ -298,19 +313,20 @@ class ReferenceStream:
 
     def push(self, keypoints: FloatArray, timestamp: float | None = None) -> PoseResult | None:
         """See `Stream`."""
+        self.feed(keypoints, timestamp)
+        return self.read()
+
+    def feed(self, keypoints: FloatArray, timestamp: float | None = None) -> None:
+        """See `Stream`."""
         frame = as_frame(keypoints)
         self._push(frame, next_time(self.last_time, self.settings.fps) if timestamp is None else timestamp)
-        return self.read()
 
     def read(self) -> PoseResult | None:
         """See `Stream`."""
-        while self.targets and self._is_ready(self.targets[0]):
-            target = self.targets.pop(0)
-            result = self._result(target)
-            if np.isfinite(result.pose).all():
-                self.counts["delivered"] += 1
+        while (window := self._take()) is not None:
+            result = self._deliver(window, self.engine.infer(window.values[None])[0])
+            if result is not None:
                 return result
-            self.counts["dropped_not_finite"] += 1
         return None
 
     def finish(self) -> list[PoseResult]:
@@ -405,25 +421,35 @@ class ReferenceStream:
     def _is_ready(self, target: _Target) -> bool:
         return target.last is not None or target.moment + self.ahead <= self.newest
 
-    def _result(self, target: _Target) -> PoseResult:
+    def _take(self) -> _Window | None:
+        """The window of the oldest pose that is ready, which is no longer pending then."""
+        if not (self.targets and self._is_ready(self.targets[0])):
+            return None
+        target = self.targets.pop(0)
         after = target.moment + self.ahead
         last = after if target.last is None else min(after, target.last)
         slots = target.moment - self.behind + self.clock.steps * np.arange(self.frames)
-        window = [self.moments[int(i)] for i in np.clip(slots, target.first, last)]
-        pose = self.engine.infer(np.stack([moment.values for moment in window])[None])[0]
-        own = self.moments[target.moment]
-        filled = sum(moment.filled for moment in window)
+        moments = [self.moments[int(i)] for i in np.clip(slots, target.first, last)]
+        return _Window(target, last, np.stack([moment.values for moment in moments]), sum(m.filled for m in moments))
+
+    def _deliver(self, window: _Window, pose: FloatArray) -> PoseResult | None:
+        """What is told of a pose (17, 3); None, and counted, where it is not finite."""
+        if not np.isfinite(pose).all():
+            self.counts["dropped_not_finite"] += 1
+            return None
+        self.counts["delivered"] += 1
+        target, own = window.target, self.moments[window.target.moment]
         cut_before = target.gap_before and target.moment - self.behind < target.first
         return PoseResult(
             pose=pose,
             timestamp=own.time,
             frame=target.frame,
-            lookahead_ms=(self.moments[last].time - own.time) * 1000.0,
-            degraded=filled > 0,
+            lookahead_ms=(self.moments[window.last].time - own.time) * 1000.0,
+            degraded=window.filled > 0,
             stale=bool(own.missing.all()),
-            gap=cut_before or (target.gap_behind and last < after),
+            gap=cut_before or (target.gap_behind and window.last < target.moment + self.ahead),
             missing=own.missing,
-            filled_frames=filled,
+            filled_frames=window.filled,
         )
 
 
@@ -433,3 +459,24 @@ _COUNTED = ("received", "dropped_unread", "dropped_by_rate", "dropped_empty", "d
 def next_time(last: float | None, fps: float) -> float:
     """The time of a frame without a timestamp: one frame after the last, and 0 for the first."""
     return 0.0 if last is None else last + 1 / fps
+
+
+def read_ready(streams: Sequence[Stream]) -> list[list[PoseResult]]:
+    """All poses that are ready, by stream, oldest first.
+
+    The windows of streams over one engine's `infer` are computed in one batch. The native library's streams are read
+    in turn: they keep each frame's encoding, and a batch would compute it again for the whole window.
+    """
+    results: list[list[PoseResult]] = [[] for _ in streams]
+    ready: list[tuple[int, ReferenceStream, _Window]] = []
+    for place, stream in enumerate(streams):
+        if not isinstance(stream, ReferenceStream):
+            results[place] = list(iter(stream.read, None))
+            continue
+        ready += [(place, stream, window) for window in iter(stream._take, None)]
+    if ready:
+        poses = ready[0][1].engine.infer(np.stack([window.values for _, _, window in ready]))
+        for (place, stream, window), pose in zip(ready, poses, strict=True):
+            result = stream._deliver(window, pose)
+            results[place] += [] if result is None else [result]
+    return results

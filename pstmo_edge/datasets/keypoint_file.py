@@ -30,7 +30,7 @@ _MAX_PIXELS = 1e6  # of a picture's side
 
 def load(path: Path, skeleton: str = HUMAN36M.name) -> PoseSequence:
     """The sequence in the file; raises DataError for all that is missing, misshapen or not finite."""
-    arrays = _read(path)
+    arrays = read_arrays(path)
     for name in ("keypoints", "image_size", "skeleton"):
         if name not in arrays:
             raise DataError(f"{path} has no array '{name}': it needs keypoints, image_size and skeleton")
@@ -81,7 +81,8 @@ def _numbers(arrays: dict[str, FloatArray], name: str, path: Path) -> FloatArray
     return array
 
 
-def _read(path: Path) -> dict[str, FloatArray]:
+def read_arrays(path: Path) -> dict[str, FloatArray]:
+    """The plain arrays of an .npz by name; raises DataError for anything else, pickled objects among it."""
     try:
         # NumPy leaves the file open where it finds no archive in it, so it is opened here.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:

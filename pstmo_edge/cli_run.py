@@ -1,0 +1,192 @@
+"""`pstmo-edge run`: from a camera, a video or keypoints to 3D poses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pstmo_edge import console
+from pstmo_edge.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from pstmo_edge.app.detectors import Detector
+    from pstmo_edge.app.pipeline import Pipeline, Report
+    from pstmo_edge.app.sources import Source
+    from pstmo_edge.engine import Engine
+
+_SHOWN_EVERY = 0.5  # seconds
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Register this module's command."""
+    app.command()(run)
+
+
+def run(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A camera's number, an address (rtsp://...), a video, or keypoints: .npz, .csv, .json of AlphaPose or "
+            "COCO, OpenPose's folder."
+        ),
+    ],
+    engine: Annotated[
+        list[Path] | None,
+        typer.Option(help="A bundle; of several the best that reads the detector's joints at this look-ahead."),
+    ] = None,
+    detector: Annotated[
+        str | None,
+        typer.Option(help="For pictures: mediapipe, rtmlib or onnx; options follow it: 'onnx,model=pose.onnx'."),
+    ] = None,
+    save: Annotated[
+        list[Path] | None, typer.Option(help="Poses to a file: .npz, .jsonl, .csv, .bvh (more than one may be given).")
+    ] = None,
+    view: Annotated[
+        list[str] | None,
+        typer.Option(help="rerun, web or web:PORT, or a file: .rrd (rerun) or .mp4 (with the skeleton beside it)."),
+    ] = None,
+    lookahead: Annotated[
+        int | None, typer.Option(min=0, help="Window frames a pose waits for; by default as many as the weights know.")
+    ] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames a second, where the source does not say.")] = None,
+    image_size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT, for keypoints that do not say.")] = None,
+    skeleton: Annotated[str | None, typer.Option(help="The joint set of keypoints that do not say.")] = None,
+    people: Annotated[int, typer.Option(min=1, max=64, help="At most so many people.")] = 4,
+    min_confidence: Annotated[float, typer.Option(help="Below it a joint is missing.")] = 0.3,
+    max_gap: Annotated[float, typer.Option(help="Seconds without a person that end its sequence.")] = 0.5,
+    pace: Annotated[bool, typer.Option("--pace", help="Let a file pass as in life, dropping what comes late.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the engine's runtime.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
+) -> None:
+    """Lift a camera, a video or keypoints to 3D poses.
+
+    Example: pstmo-edge run walk.mp4 --detector mediapipe --engine engine-coco --save walk.jsonl --view walk-3d.mp4
+    """
+    from pstmo_edge.app.people import People
+    from pstmo_edge.app.pipeline import Pipeline
+    from pstmo_edge.app.sources import open_source
+    from pstmo_edge.app.tracking import TrackerSettings
+    from pstmo_edge.app.writers import open_writer
+    from pstmo_edge.skeletons import get_skeleton
+    from pstmo_edge.streaming import StreamSettings
+
+    opened = open_source(source, _size(image_size), fps, skeleton, _told)
+    finder = _detector(opened, detector)
+    joints = opened.recording.skeleton if finder is None else finder.skeleton  # type: ignore[attr-defined]
+    lifter = _engine(engine or [Path("engine")], joints, lookahead, threads)
+    settings = StreamSettings((1, 1), max(opened.fps, 1.0), lookahead, max_gap, min_confidence)
+    tracking = TrackerSettings(memory=max_gap, min_confidence=min_confidence, most_people=people)
+    output = get_skeleton(lifter.manifest.output.skeleton)
+    pipeline = Pipeline(
+        opened,
+        People(lifter, settings, tracking),
+        finder,
+        writers=[open_writer(path, output, opened.fps, force) for path in save or []],
+        viewers=[],
+        paced=pace,
+        after_frame=_Status(),
+    )
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: pipeline.stop())
+    report = pipeline.run()
+    if as_json:
+        print(json.dumps(dataclasses.asdict(report), indent=2))
+    else:
+        console.stdout.print(summary(report, opened, lifter), soft_wrap=True, markup=False)
+
+
+def summary(report: Report, source: Source, engine: Engine) -> str:
+    """What a run did, for people."""
+    lines = [
+        f"{source.name}: {report.frames} frames in {report.seconds:.1f} s, {report.lifted} lifted, "
+        f"{report.dropped} dropped; {report.people} people, {report.poses} poses"
+    ]
+    flags = ", ".join(f"{count} {flag}" for flag, count in report.flags.items() if count)
+    if flags:
+        lines.append(f"poses: {flags}" + (f"; {report.doubtful} doubtful" if report.doubtful else ""))
+    for stage, found in report.latency_ms.items():
+        lines.append(f"{stage}: {found['p50']:.1f} ms, 99 of 100 under {found['p99']:.1f}, longest {found['max']:.1f}")
+    if report.reopened:
+        lines.append(f"the source was lost and came back {report.reopened} times")
+    lines += [f"{lost} poses did not get into {name}" for name, lost in report.written.items()]
+    return "\n".join(lines)
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d{1,5})\s*[x×,]\s*(\d{1,5})", text.strip())
+    if found is None or not (1 <= int(found[1]) <= 65536 and 1 <= int(found[2]) <= 65536):
+        raise UsageError(f"--image-size is {text}: give WIDTHxHEIGHT in pixels, such as 1920x1080")
+    return int(found[1]), int(found[2])
+
+
+def _detector(source: Source, wanted: str | None) -> Detector | None:
+    from pstmo_edge.app.detectors import DETECTORS, open_detector
+    from pstmo_edge.app.sources import KeypointSource
+
+    if isinstance(source, KeypointSource):
+        if wanted is not None:
+            raise UsageError(f"{source.name} holds keypoints already: leave --detector out")
+        return None
+    if wanted is None:
+        names = "; ".join(f"{name} ({entry.about})" for name, entry in DETECTORS.items())
+        raise UsageError(f"{source.name} holds pictures: give --detector, one of {names}")
+    name, *options = wanted.split(",")
+    pairs = [option.partition("=") for option in options]
+    unequal = [key for key, equals, _ in pairs if not equals]
+    if unequal:
+        raise UsageError(f"--detector {wanted}: {unequal[0]!r} is no NAME=VALUE")
+    return open_detector(name, **{key.strip(): value.strip() for key, _, value in pairs})
+
+
+def _engine(paths: Sequence[Path], skeleton: str, lookahead: int | None, threads: int | None) -> Engine:
+    """The engine that reads these joints; of several the one with the smallest error."""
+    from pstmo_edge.engine import load_engine
+    from pstmo_edge.mappings import mapping
+
+    engines, refused = [], []
+    for path in paths:
+        if not path.exists() and path == Path("engine"):
+            raise UsageError("there is no engine: build one with pstmo-edge build, or give --engine FOLDER")
+        engine = load_engine(path, threads)
+        try:
+            mapping(skeleton, engine.manifest.input.skeleton)
+            if lookahead is None or lookahead <= engine.manifest.input.lookahead_frames:
+                engines.append(engine)
+            else:
+                most = engine.manifest.input.lookahead_frames
+                refused.append(UsageError(f"--lookahead {lookahead}: {path} has 0 to {most} frames of look-ahead"))
+        except DataError as error:
+            refused.append(DataError(f"{path}: {error}"))
+    if not engines:
+        raise refused[0]
+    return min(engines, key=lambda each: each.manifest.accuracy.after.mpjpe_mm if each.manifest.accuracy else 0.0)
+
+
+def _told(line: str) -> None:
+    console.stderr.print(f"pstmo-edge: {line}", soft_wrap=True, markup=False)
+
+
+class _Status:
+    """The line of figures on a terminal, twice a second."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def __call__(self, pipeline: Pipeline) -> None:
+        """Show it, if it is time."""
+        now = time.monotonic()
+        if not console.stderr.is_terminal or now < self._next:
+            return
+        self._next = now + _SHOWN_EVERY
+        console.stderr.print(f"\r{pipeline.status()}", end="", markup=False, soft_wrap=True)
