@@ -90,7 +90,7 @@ class People:
         resized = [] if frame.image_size == self.settings.image_size else list(self._people)
         self.settings = dataclasses.replace(self.settings, image_size=frame.image_size)
         if resized:
-            self._tracker = Tracker(self._tracking, first=self._tracker.next)
+            self._forget()
         poses = [pose for person in resized for pose in self._end(person)]
         found, gone = self._who(frame, detections)
         poses += [pose for person in gone for pose in self._end(person)]
@@ -113,6 +113,7 @@ class People:
         left = tuple(self._people)
         poses = tuple(pose for person in left for pose in self._end(person))
         self.counters.poses += len(poses)
+        self._forget()
         return Update(poses, left=left)
 
     @property
@@ -122,13 +123,16 @@ class People:
         names = [each.name for each in dataclasses.fields(Counters)]
         return Counters(**{name: sum(getattr(counters, name) for counters in every) for name in names})
 
+    def _forget(self) -> None:
+        self._tracker = Tracker(self._tracking, first=self._tracker.next)
+
     def _who(self, frame: Frame, detections: Detections) -> tuple[dict[int, FloatArray], list[int]]:
         """The keypoints (17, 3) of the persons found in a frame, by number, and the persons who have left."""
         keypoints = self._mapped(detections)
         if detections.ids is not None:
             return self._given(frame, detections.ids, keypoints)
         tracked = self._tracker.update(frame.timestamp, keypoints)
-        self.counters.tracked += len(tracked.kept) - tracked.crowded
+        self.counters.tracked += len(tracked.kept)
         self.counters.twins += tracked.twins
         self.counters.unsure += tracked.unsure
         self.counters.crowded += tracked.crowded
