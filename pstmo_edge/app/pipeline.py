@@ -2,7 +2,7 @@
 
 The source, the detector and the viewers have a thread each; people are tracked and lifted in the caller's. Queues
 between them are bounded: a live source never waits, so what nobody has taken in time is dropped, oldest first, and
-counted; a file waits instead and loses nothing. At any moment received == lifted + dropped + what is under way.
+counted; a file waits instead and loses nothing. In the end frames == lifted + dropped + failed, exactly.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ class Report:
     lifted: int = 0
     dropped_before_detection: int = 0
     dropped_before_lifting: int = 0
+    failed: int = 0  # frames at which a stage gave up, and the app with it
     views_dropped: int = 0
     reopened: int = 0
     seconds: float = 0.0
@@ -112,6 +113,7 @@ class Pipeline:
         self._stopping = threading.Event()
         self._errors: list[BaseException] = []
         self._last_lifted = 0.0
+        self._failed_detection = self._failed_lifting = 0  # one thread each
 
     def stop(self) -> None:
         """End the run from any thread or signal handler; what is under way is finished and written."""
@@ -135,9 +137,10 @@ class Pipeline:
             self._deliver(None, *self._finish())
         finally:
             self.stop()
-            for queue in (self._arrivals, self._detected, self._views):
-                queue.close()
+            self._views.close()
             viewing.join()
+            for queue in (self._arrivals, self._detected):
+                queue.abandon()
             for thread in threads:
                 thread.join(_PATIENCE)  # one that hangs in a driver is left behind
             for closing in (*self.writers, *self.viewers, *([self.detector] if self.detector else [])):
@@ -154,7 +157,7 @@ class Pipeline:
             except BaseException as error:
                 self._errors.append(error)
                 self.stop()
-                self._detected.close()
+                self._detected.abandon()
 
         return run
 
@@ -175,7 +178,11 @@ class Pipeline:
         assert self.detector is not None
         for taken in self._arrivals:
             begun = time.monotonic()
-            detections = taken.detections or self.detector.detect(taken.frame)
+            try:
+                detections = taken.detections or self.detector.detect(taken.frame)
+            except BaseException:
+                self._failed_detection += 1
+                raise
             ended = time.monotonic()
             timings = (("wait", begun - taken.arrived), ("detect", ended - begun))
             self._detected.put(_Taken(taken.frame, detections, taken.arrived, timings))
@@ -184,8 +191,12 @@ class Pipeline:
     def _lift(self, taken: _Taken) -> None:
         assert taken.detections is not None
         begun = time.monotonic()
-        update = self.people.update(taken.frame, taken.detections)
-        poses = self._refined(update.poses, update.left)
+        try:
+            update = self.people.update(taken.frame, taken.detections)
+            poses = self._refined(update.poses, update.left)
+        except BaseException:
+            self._failed_lifting += 1
+            raise
         ended = time.monotonic()
         for stage, seconds in (*taken.timings, ("lift", ended - begun), ("total", ended - taken.arrived)):
             self.latencies.setdefault(stage, Latency()).add(seconds)
@@ -258,6 +269,7 @@ class Pipeline:
         report.frames = self._arrivals.received
         report.dropped_before_detection = self._arrivals.dropped if self.detector else 0
         report.dropped_before_lifting = self._detected.dropped if self.detector else self._arrivals.dropped
+        report.failed = self._failed_detection + self._failed_lifting
         report.views_dropped = self._views.dropped
         report.reopened = self.source.reopened
         report.counters = {"people": dict(vars(people)), "streams": _counted(self.people)}

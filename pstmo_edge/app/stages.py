@@ -43,6 +43,13 @@ class BoundedQueue(Generic[T]):
             self._closed = True
             self._changed.notify_all()
 
+    def abandon(self) -> None:
+        """Close, and count as dropped what nobody will take."""
+        with self._changed:
+            self.close()
+            self.dropped += len(self._items)
+            self._items.clear()
+
     def __iter__(self) -> Iterator[T]:
         """Take items as they come, until the queue is closed and empty."""
         while True:
