@@ -1,8 +1,8 @@
 """Fits the doubt of an engine's weights: pstmo_edge/data/doubt.json, or a file for weights of one's own.
 
-Run as `python -m pstmo_edge.benchmarks.doubt ENGINE ... [--out FILE]`. Every engine's training split is seen by its four
-cameras as a live camera would: 25, 30 or 50 frames a second, a detector's errors, no look-ahead or some, and of the joints
-none, 10, 30 or 50 % lost, singly or in runs. The test split is not touched, so its figures are of other motion.
+Run as `python -m pstmo_edge.benchmarks.doubt ENGINE ... [--out FILE]`. The training split is seen by its cameras as
+live cameras would: 25, 30 or 50 frames a second, a detector's errors, no look-ahead or some, and of the joints none,
+10, 30 or 50 % lost, singly or in runs. The test split is not touched, so its figures are of other motion.
 """
 
 from __future__ import annotations
@@ -18,20 +18,18 @@ import numpy as np
 
 import pstmo_edge as pe
 from pstmo_edge.app.doubt import FILE, DoubtModel, DoubtTracker
-from pstmo_edge.app.doubt_signs import MIRROR_SIGNS, SIGNS, Motion, bone_lengths, usual_points
+from pstmo_edge.app.doubt_signs import SIGNS, Motion, bone_lengths, usual_points
 from pstmo_edge.arrays import FloatArray
-from pstmo_edge.benchmarks.streams_motion import Losses, Recording, cameras, open_for, record, streamed
+from pstmo_edge.benchmarks.streams_motion import Losses, Recording, cameras, record, streamed
 from pstmo_edge.datasets import cmu_mocap, load_sequences
 from pstmo_edge.engine import Engine
 from pstmo_edge.files import write_atomic
 from pstmo_edge.metrics import joint_errors
-from pstmo_edge.skeletons import get_skeleton
+from pstmo_edge.skeletons import get_skeleton, mirrored
 from pstmo_edge.streaming import PoseResult, StreamSettings
 
 OUT = Path("pstmo_edge") / FILE
-DOUBTFUL = (
-    2.0  # times what is expected of the fitting motion with all joints measured: from there on a pose is doubtful
-)
+DOUBTFUL = 2.0  # a pose is doubtful from so many times the error that is expected where all joints are measured
 LOSSES = (
     Losses(), Losses(), Losses(0.1), Losses(0.1, "runs"), Losses(0.3), Losses(0.3, "runs"), Losses(0.5),
     Losses(0.5, "runs"),
@@ -55,16 +53,14 @@ class Measured:
 def measure(
     engine: Engine, recording: Recording, model: DoubtModel, fps: float, lookahead: int | None, losses: Losses
 ) -> Measured:
-    """Stream a recording, mirrored beside it, and measure every pose."""
-    settings = StreamSettings(recording.camera.image_size, fps, lookahead)
-    tracker = DoubtTracker(engine, settings, model, open_for(engine, recording, fps, lookahead))
-    results, signs = [], []
-    for result in streamed(open_for(engine, recording, fps, lookahead), recording, tracker):
-        found = tracker.signs(result)
-        if found is None or found.shape[-1] != len(SIGNS) + len(MIRROR_SIGNS):
-            raise SystemExit(f"{recording.name}: frame {result.frame} has no signs, or no mirrored pose beside it")
-        results.append(result)
-        signs.append(found)
+    """Stream a recording, its mirror image beside it, and measure every pose."""
+    tracker = DoubtTracker(engine, StreamSettings(recording.camera.image_size, fps, lookahead), model)
+    results = streamed(engine, recording, fps, lookahead)
+    others = streamed(engine, recording.mirrored(), fps, lookahead)
+    lifted = get_skeleton(model.pose_skeleton)
+    signs = []
+    for result, other in zip(results, others, strict=True):
+        signs.append(tracker.signs(result, recording.keypoints[result.frame], mirrored(other.pose, lifted)))
     truth = recording.truth(np.array([result.timestamp for result in results]))
     errors = joint_errors(np.stack([result.pose for result in results]), truth - truth[:, :1])
     return Measured(recording, results, np.stack(signs), errors, losses)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pstmo_edge.app.doubt import DoubtTracker
 from pstmo_edge.arrays import BoolArray, FloatArray
 from pstmo_edge.cameras import Camera, human36m_cameras, project, world_to_camera
 from pstmo_edge.datasets.cmu_mocap import FPS, STAGE_SUBJECTS, Take
 from pstmo_edge.datasets.coco_points import coco_from_human36m
 from pstmo_edge.datasets.detector import DetectorModel
 from pstmo_edge.engine import Engine
-from pstmo_edge.skeletons import COCO, HUMAN36M
-from pstmo_edge.streaming import PoseResult, Stream
+from pstmo_edge.skeletons import COCO, HUMAN36M, get_skeleton
+from pstmo_edge.streaming import PoseResult
 
 RUN_SECONDS = 0.4  # how long a detector loses a joint at a time, on the mean
 
@@ -53,6 +51,13 @@ class Recording:
     times: FloatArray
     keypoints: FloatArray
     body: FloatArray  # (L50, 17, 3) metres, camera frame, at the motion's own rate
+    skeleton: str  # of the keypoints
+
+    def mirrored(self) -> Recording:
+        """Its mirror image's keypoints; the body stays as it is."""
+        turned = self.keypoints[:, list(get_skeleton(self.skeleton).mirror)]
+        turned[..., 0] = self.camera.image_size[0] - turned[..., 0]
+        return replace(self, keypoints=turned)
 
     def truth(self, times: FloatArray) -> FloatArray:
         """The joints (N, 17, 3) in the camera frame, metres, at these times."""
@@ -70,7 +75,8 @@ def record(
     """What a detector reports of a take: seeded by the take, the camera, the rate and the losses."""
     body = world_to_camera(take.positions, camera)
     losses = losses or Losses()
-    recording = Recording(f"{take.action}/{camera.name}", take.action, camera, np.zeros(0), np.zeros(0), body)
+    nothing = np.zeros(0)
+    recording = Recording(f"{take.action}/{camera.name}", take.action, camera, nothing, nothing, body, skeleton)
     times = np.arange(0, (len(body) - 1) / FPS + 1e-9, 1 / fps)
     joints = recording.truth(times)
     coco = skeleton == COCO.name
@@ -81,7 +87,7 @@ def record(
         pixels, confidence = DetectorModel().apply(pixels, rng, fps, COCO if coco else HUMAN36M)
     confidence[losses.draw(confidence.shape, fps, rng)] = 0.0
     keypoints = np.concatenate([pixels, confidence[..., None]], axis=-1).astype(np.float32)
-    return Recording(recording.name, take.action, camera, times, keypoints, body)
+    return replace(recording, times=times, keypoints=keypoints)
 
 
 def cameras(take: Take, number: int) -> tuple[Camera, ...]:
@@ -90,20 +96,11 @@ def cameras(take: Take, number: int) -> tuple[Camera, ...]:
     return human36m_cameras(subjects[number % len(subjects)])
 
 
-def streamed(stream: Stream, recording: Recording, tracker: DoubtTracker | None = None) -> Iterator[PoseResult]:
-    """Every pose of a recording, pushed frame by frame through a stream, which `tracker` watches."""
+def streamed(engine: Engine, recording: Recording, fps: float, lookahead: int | None) -> list[PoseResult]:
+    """Every pose of a recording, pushed frame by frame through a stream."""
+    stream = engine.stream(recording.camera.image_size, fps=fps, lookahead=lookahead, skeleton=recording.skeleton)
+    results = []
     for keypoints, time in zip(recording.keypoints, recording.times, strict=True):
-        if tracker is not None:
-            tracker.observe(keypoints, float(time))
         result = stream.push(keypoints, float(time))
-        while result is not None:
-            yield result
-            result = stream.read()
-    if tracker is not None:
-        tracker.finish()
-    yield from stream.finish()
-
-
-def open_for(engine: Engine, recording: Recording, fps: float, lookahead: int | None) -> Stream:
-    """A stream for a recording."""
-    return engine.stream(recording.camera.image_size, fps=fps, lookahead=lookahead)
+        results += [] if result is None else [result, *iter(stream.read, None)]
+    return results + stream.finish()

@@ -2,8 +2,8 @@
 
 What speaks against a pose is measured beside the stream (`doubt_signs`); a regression with a log link (quasi-Poisson:
 McCullagh & Nelder, Generalized Linear Models, 2nd ed. 1989, section 9.2) turns it into the expected error. Its
-coefficients are fitted by `pstmo_edge.benchmarks.doubt` on the training split, with a detector's errors and lost joints,
-for one set of weights, by whose SHA-256 they are kept: other weights have no doubt until it is fitted for them.
+coefficients are fitted by `pstmo_edge.benchmarks.doubt` on the training split, with a detector's errors and lost
+joints, for one set of weights, by whose SHA-256 they are kept: other weights have no doubt until it is fitted for them.
 docs/streams.md says how well it holds on the test split.
 
 An expectation is no bound: half of the poses err by more than a median, and what no sign shows (a person of a shape
@@ -25,13 +25,12 @@ import numpy as np
 from pstmo_edge.app.doubt_signs import MIRROR_SIGNS, NEAR, SIGNS, Motion, Seen, Signs, disagreement
 from pstmo_edge.arrays import FloatArray
 from pstmo_edge.errors import DataError
-from pstmo_edge.skeletons import get_skeleton, mirrored
-from pstmo_edge.streaming import LONGEST_TIME, Holder, PoseResult, Stream, StreamSettings, as_frame, next_time
+from pstmo_edge.skeletons import get_skeleton
+from pstmo_edge.streaming import Holder, PoseResult, StreamSettings, as_frame
 
 if TYPE_CHECKING:
     from pstmo_edge.engine import Engine
 
-KEPT_SECONDS = 8.0  # of a person's frames: the longest window's look-ahead, the longest hole and the wait to be read
 FILE = "data/doubt.json"
 
 
@@ -39,8 +38,8 @@ FILE = "data/doubt.json"
 class DoubtEstimate:
     """The expected error of a pose in millimetres.
 
-    `per_joint_mm` (17,) of each joint (0 at the root, which is the origin), `pose_mm` their mean, and `doubtful` whether
-    that is more than the model's `limit_mm`.
+    `per_joint_mm` (17,) of each joint (0 at the root, which is the origin), `pose_mm` their mean, and `doubtful`
+    whether that is more than the model's `limit_mm`.
     """
 
     per_joint_mm: FloatArray
@@ -89,12 +88,9 @@ class DoubtModel:
         """The inverse of `to_dict`; raises DataError where the signs are not those of this version."""
         if values["signs"] != [*SIGNS, *MIRROR_SIGNS]:
             raise DataError("it was fitted for the signs of another version")
-        given = {name.name: values[name.name] for name in fields(cls) if name.name != "motion"}
-        arrays = {name: np.array(value) if isinstance(value, list) else value for name, value in given.items()}
-        motion = {
-            name: np.array(value) if isinstance(value, list) else value for name, value in values["motion"].items()
-        }
-        return cls(**arrays, motion=Motion(**motion))
+        own = {each.name: _array(values[each.name]) for each in fields(cls) if each.name != "motion"}
+        motion = {each.name: _array(values["motion"][each.name]) for each in fields(Motion)}
+        return cls(**own, motion=Motion(**motion))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values of five digits, for JSON."""
@@ -103,7 +99,7 @@ class DoubtModel:
         return {**plain, "signs": [*SIGNS, *MIRROR_SIGNS], "motion": motion}
 
     def expected(self, signs: FloatArray) -> FloatArray:
-        """The expected error of each joint (..., 17), millimetres, of signs (..., 17, F), or F + 2 with the mirror's."""
+        """The expected error (..., 17), millimetres, of signs (..., 17, F), or (..., 17, F + 2) with the mirror's."""
         count = signs.shape[-1]
         weights, joints = (self.plain, self.joints) if count == len(self.plain) else (self.mirror, self.mirror_joints)
         with np.errstate(over="ignore"):
@@ -118,6 +114,10 @@ class DoubtModel:
         return DoubtEstimate(error, mean, mean > self.limit_mm)
 
 
+def _array(value: Any) -> Any:
+    return np.array(value) if isinstance(value, list) else value
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return [_plain(each) for each in value]
@@ -125,87 +125,53 @@ def _plain(value: Any) -> Any:
 
 
 class DoubtTracker:
-    """The doubt of one person's poses, beside that person's stream.
+    """The doubt of one person's poses, told as they come.
 
-    Give every frame to `observe` as it is pushed and every result to `estimate` as the stream gave it: frames are
-    counted as streams count them. `settings` are the stream's. `mirror` is a second stream of the same engine with
-    the same settings, for mirrored disagreement: it costs a second forward a pose; the tracker pushes to it itself.
-    Raises DataError where model and engine read other joints. Not for use from two threads at once.
+    `settings` are those of the person's stream. A result that follows its predecessor by more than `max_gap`, or lies
+    before it, begins a new sequence. Raises DataError where model and engine read other joints. Not for use from two
+    threads at once.
     """
 
-    def __init__(
-        self, engine: Engine, settings: StreamSettings, model: DoubtModel, mirror: Stream | None = None
-    ) -> None:
-        self.model, self.settings, self.mirror = model, settings, mirror
+    def __init__(self, engine: Engine, settings: StreamSettings, model: DoubtModel) -> None:
+        self.model, self.settings = model, settings
         manifest = engine.manifest
         if (manifest.input.skeleton, manifest.output.skeleton) != (model.keypoint_skeleton, model.pose_skeleton):
-            raise DataError(
-                f"the doubt model reads {model.keypoint_skeleton} and not {manifest.input.skeleton} keypoints"
-            )
-        self.seen, self.lifted = get_skeleton(model.keypoint_skeleton), get_skeleton(model.pose_skeleton)
-        self.measured = Signs(manifest.input, self.seen, self.lifted, model.motion)
-        self.holder = Holder(settings, 2)
-        self.kept: deque[tuple[int, Seen]] = deque()
-        self.mirrored: dict[int, FloatArray] = {}
-        self.count = 0
-        self.last: float | None = None
-        self.start = 0.0
-        self.measured_at = np.full(self.seen.num_joints, -np.inf)
+            raise DataError(f"the doubt model is of {model.keypoint_skeleton} and the engine of other joints")
+        self._joints = get_skeleton(model.keypoint_skeleton).num_joints
+        self._signs = Signs(manifest.input, get_skeleton(model.pose_skeleton), model.keypoint_skeleton, model.motion)
+        self._holder = Holder(settings, 2)
+        self._recent: deque[Seen] = deque()
+        self._start = 0.0
+        self._measured_at = np.full(self._joints, -np.inf)
 
-    def observe(self, keypoints: FloatArray, timestamp: float | None = None) -> None:
-        """One frame, as it is pushed to the stream; what a stream refuses is counted and left out."""
+    def estimate(
+        self, result: PoseResult, keypoints: FloatArray | None, mirrored: FloatArray | None = None
+    ) -> DoubtEstimate:
+        """The doubt of a stream's next result.
+
+        `keypoints` are those of the result's own frame, (17, 2) pixels or (17, 3) with confidence, None where it has
+        none. `mirrored` is the pose (17, 3) of the mirrored window, turned back, where the app affords a second forward
+        a pose. Raises DataError for another shape.
+        """
+        return self.model.estimate(self.signs(result, keypoints, mirrored))
+
+    def signs(self, result: PoseResult, keypoints: FloatArray | None, mirrored: FloatArray | None = None) -> FloatArray:
+        """What speaks against each joint of a stream's next result, (17, F), or (17, F + 2) with `mirrored`."""
+        self._see(np.zeros((self._joints, 3)) if keypoints is None else keypoints, result.timestamp)
+        signs = self._signs.measure(result, self._recent)
+        return signs if mirrored is None else np.concatenate([signs, disagreement(result.pose, mirrored)], axis=-1)
+
+    def _see(self, keypoints: FloatArray, time: float) -> None:
         frame = as_frame(keypoints)
-        time = next_time(self.last, self.settings.fps) if timestamp is None else timestamp
-        number, self.count = self.count, self.count + 1
-        if self.mirror is not None:
-            self._reflect(self.mirror, frame, time)
-        last = self.last
-        if not abs(time) <= LONGEST_TIME or (last is not None and last - self.settings.max_gap <= time <= last):
-            return
-        if last is None or not 0 < time - last <= self.settings.max_gap:
-            self._begin(time)
-        self.last = time
-        points, missing = self.holder.fill(frame)
-        self.measured_at[~missing] = time
+        if not self._recent or not 0 < time - self._recent[-1].time <= self.settings.max_gap:
+            self._start = time
+            self._recent.clear()
+            self._holder.forget()
+            self._measured_at[:] = -np.inf
+        points, missing = self._holder.fill(frame)
+        self._measured_at[~missing] = time
         confidence = np.where(missing, 1.0, np.clip(frame[:, 2], 0.0, 1.0))  # of a missing joint nothing is said
-        held = np.minimum(time - self.measured_at, 1.0)
-        self.kept.append((number, Seen(time, self.start, points.copy(), missing, confidence, held)))
-        while abs(time - self.kept[0][1].time) > KEPT_SECONDS:
-            self.mirrored.pop(self.kept.popleft()[0], None)
-
-    def finish(self) -> None:
-        """End the sequence, before the stream's own `finish`, whose results can then be estimated."""
-        if self.mirror is not None:
-            self._take(self.mirror.finish())
-        self.last = None
-
-    def estimate(self, result: PoseResult) -> DoubtEstimate | None:
-        """The doubt of a result, as the stream gave it; None where its frame is no longer kept."""
-        signs = self.signs(result)
-        return None if signs is None else self.model.estimate(signs)
-
-    def signs(self, result: PoseResult) -> FloatArray | None:
-        """What speaks against each joint of a result, (17, F), or (17, F + 2) where the mirrored pose is there."""
-        own = next((seen for number, seen in reversed(self.kept) if number == result.frame), None)
-        if own is None:
-            return None
-        newest = own.time + min(NEAR, result.lookahead_ms / 1000 + 1e-3)
-        frames = [seen for _, seen in self.kept if own.time - NEAR <= seen.time <= newest and seen.start == own.start]
-        signs = self.measured.measure(result, frames, next(at for at, seen in enumerate(frames) if seen is own))
-        other = self.mirrored.get(result.frame)
-        return signs if other is None else np.concatenate([signs, disagreement(result.pose, other)], axis=-1)
-
-    def _begin(self, time: float) -> None:
-        self.start = time
-        self.holder.forget()
-        self.measured_at[:] = -np.inf
-
-    def _reflect(self, mirror: Stream, frame: FloatArray, time: float) -> None:
-        turned = frame[list(self.seen.mirror)]
-        turned[:, 0] = self.settings.image_size[0] - turned[:, 0]
-        result = mirror.push(turned, time)
-        self._take([] if result is None else [result, *iter(mirror.read, None)])
-
-    def _take(self, results: list[PoseResult]) -> None:
-        for result in results:
-            self.mirrored[result.frame] = mirrored(result.pose, self.lifted)
+        held = np.minimum(time - self._measured_at, 1.0)
+        self._recent.append(Seen(time, self._start, points.copy(), missing, confidence, held))
+        while time - self._recent[0].time > NEAR:
+            self._recent.popleft()

@@ -15,16 +15,16 @@ from pstmo_edge.app.placing import shared_joints
 from pstmo_edge.arrays import BoolArray, FloatArray
 from pstmo_edge.errors import DataError
 from pstmo_edge.manifest import InputSpec
-from pstmo_edge.skeletons import COCO, HUMAN36M, Skeleton
+from pstmo_edge.skeletons import COCO, HUMAN36M, Skeleton, get_skeleton
 from pstmo_edge.streaming import PoseResult
 
 JOINT_SIGNS = (
     "missing",  # in its own frame
     "held",  # seconds since it was measured, at most 1
-    "lost",  # share of the frames within NEAR seconds in which it was missing
+    "lost",  # share of the last NEAR seconds' frames in which it was missing
     "unsure",  # 1 - confidence in its own frame; 0 where it is missing
     "speed",  # of the keypoint relative to the body, body sizes a second, log(1 + x)
-    "tremble",  # its distance from the middle of its neighbours in time, body sizes, log(1 + 100 x)
+    "tremble",  # how far its last three places are from a line at even pace, body sizes, log(1 + 100 x)
     "misfit",  # of the pose and its keypoint, millimetres, log(1 + x / 10)
     "depth",  # metres before or behind the root
     "reach",  # metres from the root
@@ -108,22 +108,22 @@ class Seen:
 class Signs:
     """Measures the signs of one engine's poses; has settings and no state."""
 
-    def __init__(self, given: InputSpec, seen: Skeleton, lifted: Skeleton, motion: Motion) -> None:
+    def __init__(self, given: InputSpec, lifted: Skeleton, keypoint_skeleton: str, motion: Motion) -> None:
+        seen = get_skeleton(keypoint_skeleton)
         self.motion, self.skeleton, self.frames = motion, lifted, given.frames
         self.behind = sources(seen, lifted)
         self.pairs = shared_joints(seen, lifted)
         slot = given.t_downsample / given.frame_rate
         self.past, self.future = given.target_index * slot, given.lookahead_frames * slot
 
-    def measure(self, result: PoseResult, frames: Sequence[Seen], at: int) -> FloatArray:
-        """(17, len(SIGNS)) of a result whose own frame is `frames[at]`; the others are near it, and known to it."""
-        joints = self._of_joints(result.pose.astype(np.float64), frames, at)
-        pose = np.concatenate([joints.mean(0), self._of_pose(result, frames[at])])
+    def measure(self, result: PoseResult, frames: Sequence[Seen]) -> FloatArray:
+        """(17, len(SIGNS)) of a result whose own frame is the last of `frames`, those of the last NEAR seconds."""
+        joints = self._of_joints(result.pose.astype(np.float64), frames)
+        pose = np.concatenate([joints.mean(0), self._of_pose(result, frames[-1])])
         return np.concatenate([joints, np.broadcast_to(pose, (len(joints), len(pose)))], axis=-1)
 
-    def _of_joints(self, pose: FloatArray, frames: Sequence[Seen], at: int) -> FloatArray:
-        own = frames[at]
-        before, after = frames[max(at - 1, 0)], frames[min(at + 1, len(frames) - 1)]
+    def _of_joints(self, pose: FloatArray, frames: Sequence[Seen]) -> FloatArray:
+        own, before, first = frames[-1], frames[max(-2, -len(frames))], frames[max(-3, -len(frames))]
         keypoints = np.stack(
             [
                 own.missing,
@@ -131,7 +131,7 @@ class Signs:
                 np.mean([seen.missing for seen in frames], axis=0),
                 1 - own.confidence,
                 np.log1p(_speed(frames) / own.size),
-                np.log1p(100 * _length(own.points - (before.points + after.points) / 2) / own.size),
+                np.log1p(100 * _length(before.points - (first.points + own.points) / 2) / own.size),
             ],
             axis=-1,
         )
