@@ -34,7 +34,10 @@ def _struct(name: str, fields: dict[str, Any]) -> type[ctypes.Structure]:
     return type(name, (ctypes.Structure,), {"_fields_": [("size", c_uint32), *fields.items()]})
 
 
-_EngineOptions = _struct("_EngineOptions", {"threads": c_uint32, "isa": c_char_p})
+_EngineOptions = _struct(
+    "_EngineOptions",
+    {"threads": c_uint32} | dict.fromkeys(("isa", "device", "driver"), c_char_p) | {"max_batch": c_uint32},
+)
 _EngineInfo = _struct(
     "_EngineInfo",
     dict.fromkeys(
@@ -118,13 +121,26 @@ class NativeEngine(_Handle):
     """A bundle of backend native in the library.
 
     `threads` None: one for each core, at most 4; `isa` names kernels ("portable", "avx2", ...), None the best here.
+    `device` "cuda" or "cuda:N" is a GPU, for whose chip the bundle must hold kernels: it lifts `max_batch` windows at
+    once (None: 64); `driver` is the CUDA driver's library where it is not the system's.
     Raises BundleError, BackendError and UsageError with the library's sentence.
     """
 
     noun = "engine"
 
-    def __init__(self, path: str | os.PathLike[str], threads: int | None = None, isa: str | None = None) -> None:
-        options = _EngineOptions(ctypes.sizeof(_EngineOptions), threads or 0, None if isa is None else isa.encode())
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        threads: int | None = None,
+        isa: str | None = None,
+        device: str = "cpu",
+        max_batch: int | None = None,
+        driver: str | os.PathLike[str] | None = None,
+    ) -> None:
+        options = _EngineOptions(
+            ctypes.sizeof(_EngineOptions), threads or 0, None if isa is None else isa.encode(), device.encode(),
+            None if driver is None else os.fsencode(driver), max_batch or 0,
+        )  # fmt: skip
         handle, text = c_void_p(), ctypes.create_string_buffer(_TEXT)
         status = _library().pstmo_edge_engine_open(os.fsencode(path), byref(options), byref(handle), text, _TEXT)
         if status != _OK:

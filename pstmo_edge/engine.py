@@ -118,13 +118,21 @@ def load_engine(path: str | os.PathLike[str], threads: int | None = None, device
 
 
 def _open_on_gpu(bundle: Bundle) -> Session:
-    missing = [package for package in ("torch", "triton") if installed_version(package) is None]
-    if missing:
-        raise BackendError(
-            f"device cuda needs {' and '.join(missing)}, not installed here: pip install 'pstmo-edge[gpu]'"
-        )
+    """In our library where `compile --gpu` put kernels into the bundle, otherwise through torch and triton."""
+    if any(entry.path == "gpu-weights.safetensors" for entry in bundle.manifest.files):
+        from pstmo_edge.kernels.abi import NativeEngine
+
+        return NativeEngine(bundle.path, device="cuda")
+    require_gpu_packages("device cuda")
     session: Session = import_module("pstmo_edge.kernels.triton.engine").open_session(bundle)
     return session
+
+
+def require_gpu_packages(what: str) -> None:
+    """Raise BackendError unless what our GPU kernels are compiled with is installed."""
+    missing = [package for package in ("torch", "triton") if installed_version(package) is None]
+    if missing:
+        raise BackendError(f"{what} needs {' and '.join(missing)}, not installed here: pip install 'pstmo-edge[gpu]'")
 
 
 def check_versions(bundle: Bundle) -> None:

@@ -67,6 +67,8 @@ typedef int32_t pstmo_edge_status;
 #define PSTMO_EDGE_STATUS_NO_RESULT ((pstmo_edge_status)12)          /* no pose is ready: push the next frame */
 #define PSTMO_EDGE_STATUS_NOT_FINITE ((pstmo_edge_status)13)         /* NaN or infinite keypoints, or such a pose */
 #define PSTMO_EDGE_STATUS_INTERNAL ((pstmo_edge_status)14)           /* a bug in this library: please report it */
+#define PSTMO_EDGE_STATUS_DEVICE_UNAVAILABLE ((pstmo_edge_status)15) /* no GPU, driver or kernels that can run it */
+#define PSTMO_EDGE_STATUS_DEVICE_FAILED ((pstmo_edge_status)16)      /* the GPU or its driver failed */
 
 /* One sentence in English for a status; "unknown status" for a number that this library does not use. */
 PSTMO_EDGE_API const char* pstmo_edge_status_describe(pstmo_edge_status status) PSTMO_EDGE_NOEXCEPT;
@@ -126,12 +128,16 @@ typedef struct pstmo_edge_engine_options {
   uint32_t threads; /* threads that compute, the caller's among them: 1 .. 64; 0: one for each core, at most 4 */
   const char*
       isa; /* instruction set of the kernels: NULL or "auto" for the best here; see pstmo_edge_engine_info.isa */
+  const char* device; /* NULL or "cpu"; "cuda" or "cuda:0" for the first NVIDIA GPU, "cuda:1" for the second */
+  const char* driver; /* the CUDA driver's library; NULL: where the system has it, libcuda.so.1 */
+  uint32_t max_batch; /* windows that a GPU lifts at once, 1 .. 65536; its memory is taken for so many; 0: 64 */
 } pstmo_edge_engine_options;
 
-#define PSTMO_EDGE_ENGINE_OPTIONS_INIT {(uint32_t)sizeof(pstmo_edge_engine_options), 0, NULL}
+#define PSTMO_EDGE_ENGINE_OPTIONS_INIT {(uint32_t)sizeof(pstmo_edge_engine_options), 0, NULL, NULL, NULL, 0}
 
-/* Open the bundle in folder `path`: verify every file's size and SHA-256, check that this CPU can run it, pack the
- * weights. `options` may be NULL. The files are read once and never again; they may change afterwards.
+/* Open the bundle in folder `path`: verify every file's size and SHA-256, check that this machine can run it, pack the
+ * weights, or upload them. `options` may be NULL. The files are read once and never again; they may change afterwards.
+ * A GPU needs a bundle that `pstmo-edge compile --gpu` has put kernels for it into; `threads` and `isa` are a CPU's.
  * On failure *engine is untouched and, where `error` is not NULL, a sentence is written there (cut to `error_size`
  * bytes with its closing zero). */
 PSTMO_EDGE_API pstmo_edge_status pstmo_edge_engine_open(const char* path, const pstmo_edge_engine_options* options,
@@ -158,7 +164,7 @@ typedef struct pstmo_edge_engine_info {
   const char* skeleton;      /* joint set read, for instance "human36m-17": another order of joints gives nonsense */
   const char* pose_skeleton; /* joint set of the poses */
   const char* target;        /* what it was built for: "x86-avx2" */
-  const char* isa;           /* kernels chosen here */
+  const char* isa;           /* kernels chosen here: an instruction set, or a GPU's chip as in "sm_87" */
 } pstmo_edge_engine_info;
 
 #define PSTMO_EDGE_ENGINE_INFO_INIT \
@@ -175,7 +181,8 @@ PSTMO_EDGE_API const char* pstmo_edge_engine_joint_describe(const pstmo_edge_eng
  * (batch, J, 3) in metres, camera frame (x right, y down, z away from the camera), relative to the root joint.
  * Row-major. `keypoint_count` and `pose_count` are the arrays' lengths in floats, checked against the batch. Keypoints
  * that are not finite or lie more than 1000 image widths away are refused and nothing is written; poses that are not
- * finite (weights that mean nothing) answer PSTMO_EDGE_STATUS_NOT_FINITE after `poses` was written. */
+ * finite (weights that mean nothing) answer PSTMO_EDGE_STATUS_NOT_FINITE after `poses` was written. After
+ * PSTMO_EDGE_STATUS_DEVICE_FAILED (a GPU alone) some of `poses` may have been written. */
 PSTMO_EDGE_API pstmo_edge_status pstmo_edge_engine_infer(pstmo_edge_engine* engine, const float* keypoints,
                                                          size_t keypoint_count, uint32_t batch, float* poses,
                                                          size_t pose_count) PSTMO_EDGE_NOEXCEPT;

@@ -49,6 +49,21 @@ inline StreamOptions live(std::uint32_t image_width, std::uint32_t image_height,
   return options;
 }
 
+// Options of an engine on a CPU, and on a GPU ("cuda", "cuda:1"). Change any field afterwards.
+inline EngineOptions on_cpu(std::uint32_t threads = 0, const char* isa = nullptr) noexcept {
+  EngineOptions options = PSTMO_EDGE_ENGINE_OPTIONS_INIT;
+  options.threads = threads;
+  options.isa = isa;
+  return options;
+}
+
+inline EngineOptions on_gpu(const char* device = "cuda", std::uint32_t max_batch = 0) noexcept {
+  EngineOptions options = PSTMO_EDGE_ENGINE_OPTIONS_INIT;
+  options.device = device;
+  options.max_batch = max_batch;
+  return options;
+}
+
 namespace detail {
 
 template <typename Handle>
@@ -117,10 +132,11 @@ class Stream {
 class Engine {
  public:
   // Throws Failure. `threads` 0: one for each core, at most 4. `isa`: see pstmo_edge_engine_options.
-  explicit Engine(const std::string& path, std::uint32_t threads = 0, const char* isa = nullptr) {
-    EngineOptions options = PSTMO_EDGE_ENGINE_OPTIONS_INIT;
-    options.threads = threads;
-    options.isa = isa;
+  explicit Engine(const std::string& path, std::uint32_t threads = 0, const char* isa = nullptr)
+      : Engine(path, on_cpu(threads, isa)) {}
+
+  // Throws Failure. `options`: see pstmo_edge_engine_options; on_gpu makes those of a GPU.
+  Engine(const std::string& path, const EngineOptions& options) {
     pstmo_edge_engine* opened = nullptr;
     char error[512] = "";
     const pstmo_edge_status status = pstmo_edge_engine_open(path.c_str(), &options, &opened, error, sizeof error);

@@ -1,11 +1,15 @@
 #include <algorithm>
+#include <charconv>
 #include <cmath>
+#include <cstddef>
 #include <string_view>
 #include <thread>
 #include <utility>
 
+#include "../cuda/engine.h"
 #include "bundle.h"
 #include "checks.h"
+#include "engine.h"
 #include "handles.h"
 
 namespace pstmo_edge {
@@ -24,10 +28,36 @@ constexpr IsaName kIsaNames[] = {{"auto", Isa::Auto}, {"portable", Isa::Portable
                                  {"avx2", Isa::Avx2}, {"avx512-vnni", Isa::Avx512},
                                  {"neon", Isa::Neon}, {"neon-dotprod", Isa::NeonDotprod}};
 
-Result<EngineOptions> read_options(const pstmo_edge_engine_options* given) {
+// The engine on this CPU.
+class CpuLifter final : public Lifter {
+ public:
+  explicit CpuLifter(std::unique_ptr<Engine> engine, int frames) : engine_(std::move(engine)), frames_(frames) {}
+
+  pstmo_edge_status infer(const float* keypoints, int batch, float* poses) noexcept override {
+    engine_->infer(keypoints, batch, poses);
+    return PSTMO_EDGE_STATUS_OK;
+  }
+  int token_floats() const noexcept override { return engine_->token_floats(); }
+  void encode_frame(const float* keypoints, float* token) noexcept override { engine_->encode_frame(keypoints, token); }
+  pstmo_edge_status infer_tokens(const float* const* tokens, int windows, float* poses) noexcept override {
+    for (int i = 0; i < windows; ++i, tokens += frames_) {
+      engine_->infer_tokens(tokens, poses + ptrdiff_t{i} * PSTMO_EDGE_JOINTS * 3);
+    }
+    return PSTMO_EDGE_STATUS_OK;
+  }
+  const char* isa() const noexcept override { return engine_->kernels().name; }
+  int threads() const noexcept override { return engine_->threads(); }
+  const char* trouble() const noexcept override { return ""; }
+
+ private:
+  std::unique_ptr<Engine> engine_;
+  int frames_;
+};
+
+Result<EngineOptions> read_options(const pstmo_edge_engine_options& given) {
   EngineOptions options;
-  const uint32_t threads = given == nullptr ? 0 : given->threads;
-  const char* isa = given == nullptr || given->isa == nullptr ? "auto" : given->isa;
+  const uint32_t threads = given.threads;
+  const char* isa = given.isa == nullptr ? "auto" : given.isa;
   if (threads > kMaxThreads) {
     return Error{PSTMO_EDGE_STATUS_INVALID_ARGUMENT, std::to_string(threads) + " threads were asked for: use 0 to 64"};
   }
@@ -56,7 +86,16 @@ ModelConfig config_of(const Manifest& manifest) {
   return config;
 }
 
-Result<std::unique_ptr<pstmo_edge_engine>> open_engine(const char* path, const pstmo_edge_engine_options* given) {
+using Handle = std::unique_ptr<pstmo_edge_engine>;
+
+Handle handle_of(Manifest manifest, std::unique_ptr<Lifter> lifter) {
+  auto handle = std::make_unique<pstmo_edge_engine>();
+  handle->manifest = std::move(manifest);
+  handle->lifter = std::move(lifter);
+  return handle;
+}
+
+Result<Handle> open_on_cpu(const char* path, const pstmo_edge_engine_options& given) {
   Result<EngineOptions> options = read_options(given);
   if (!options) return options.error();
   Result<Bundle> bundle = open_bundle(path);
@@ -67,10 +106,41 @@ Result<std::unique_ptr<pstmo_edge_engine>> open_engine(const char* path, const p
   if (!tensors) return tensors.error();
   Result<std::unique_ptr<Engine>> engine = Engine::create(config_of(bundle->manifest), *tensors, *options);
   if (!engine) return engine.error();
-  auto handle = std::make_unique<pstmo_edge_engine>();
-  handle->manifest = std::move(bundle->manifest);
-  handle->engine = std::move(*engine);
-  return handle;
+  auto lifter = std::make_unique<CpuLifter>(std::move(*engine), bundle->manifest.frames);
+  return handle_of(std::move(bundle->manifest), std::move(lifter));
+}
+
+// The GPU's number in "cuda" or "cuda:N"; -1 for anything else.
+int ordinal_of(std::string_view device) {
+  if (device == "cuda") return 0;
+  int ordinal = -1;
+  if (device.size() < 6 || device.size() > 8 || device.substr(0, 5) != "cuda:") return -1;
+  const char* const end = device.data() + device.size();
+  const auto [stopped, problem] = std::from_chars(device.data() + 5, end, ordinal);
+  return problem == std::errc() && stopped == end && ordinal >= 0 ? ordinal : -1;
+}
+
+Result<Handle> open_on_gpu(const char* path, const pstmo_edge_engine_options& given) {
+  cuda::Options options;
+  options.ordinal = ordinal_of(given.device);
+  if (options.ordinal < 0) {
+    return Error{PSTMO_EDGE_STATUS_INVALID_ARGUMENT,
+                 "no device '" + std::string(given.device).substr(0, 40) + "': use cpu, cuda or cuda:0 to cuda:99"};
+  }
+  if (given.max_batch > PSTMO_EDGE_MAX_BATCH) {
+    return Error{PSTMO_EDGE_STATUS_INVALID_ARGUMENT,
+                 "max_batch is " + std::to_string(given.max_batch) + ": use 1 to 65536, or 0 for 64"};
+  }
+  options.max_batch = static_cast<int>(given.max_batch);
+  options.driver = given.driver;
+  Result<cuda::Opened> opened = cuda::open(path, options);
+  if (!opened) return opened.error();
+  return handle_of(std::move(opened->manifest), std::move(opened->lifter));
+}
+
+Result<Handle> open_engine(const char* path, const pstmo_edge_engine_options& given) {
+  const bool on_cpu = given.device == nullptr || std::string_view(given.device) == "cpu";
+  return on_cpu ? open_on_cpu(path, given) : open_on_gpu(path, given);
 }
 
 bool are_usable(const float* values, size_t count) {
@@ -99,7 +169,8 @@ pstmo_edge_status infer(pstmo_edge_engine& handle, const float* keypoints, size_
     return fail(handle.error, PSTMO_EDGE_STATUS_NOT_FINITE,
                 "keypoints are NaN, infinite or more than 1000 image widths away: fill missing joints first");
   }
-  handle.engine->infer(keypoints, static_cast<int>(batch), poses);
+  const pstmo_edge_status status = handle.lifter->infer(keypoints, static_cast<int>(batch), poses);
+  if (status != PSTMO_EDGE_STATUS_OK) return fail(handle.error, status, handle.lifter->trouble());
   const bool finite = std::all_of(poses, poses + pose_count, [](float value) { return std::isfinite(value); });
   return finite ? PSTMO_EDGE_STATUS_OK
                 : fail(handle.error, PSTMO_EDGE_STATUS_NOT_FINITE,
@@ -115,7 +186,7 @@ pstmo_edge_engine_info info_of(const pstmo_edge_engine& handle) {
   info.t_downsample = static_cast<uint32_t>(manifest.t_downsample);
   info.target_index = static_cast<uint32_t>(manifest.target_index);
   info.lookahead_frames = static_cast<uint32_t>(manifest.lookahead_frames);
-  info.threads = static_cast<uint32_t>(handle.engine->threads());
+  info.threads = static_cast<uint32_t>(handle.lifter->threads());
   info.frame_rate = manifest.frame_rate;
   info.lookahead_ms = 1000.0 * manifest.lookahead_frames * manifest.t_downsample / manifest.frame_rate;
   info.model = manifest.model.c_str();
@@ -123,7 +194,7 @@ pstmo_edge_engine_info info_of(const pstmo_edge_engine& handle) {
   info.skeleton = manifest.skeleton.c_str();
   info.pose_skeleton = manifest.pose_skeleton.c_str();
   info.target = manifest.target.c_str();
-  info.isa = handle.engine->kernels().name;
+  info.isa = handle.lifter->isa();
   return info;
 }
 
@@ -140,9 +211,12 @@ extern "C" pstmo_edge_status pstmo_edge_engine_open(const char* path, const pstm
   const pstmo_edge_status status = pstmo_edge::guarded(text, [&] {
     pstmo_edge_status given =
         path == nullptr || engine == nullptr ? PSTMO_EDGE_STATUS_NULL_ARGUMENT : PSTMO_EDGE_STATUS_OK;
-    if (given == PSTMO_EDGE_STATUS_OK && options != nullptr) given = pstmo_edge::check_struct(options);
+    pstmo_edge_engine_options known = PSTMO_EDGE_ENGINE_OPTIONS_INIT;
+    if (given == PSTMO_EDGE_STATUS_OK && options != nullptr) {
+      given = pstmo_edge::read_struct(options, offsetof(pstmo_edge_engine_options, device), &known);
+    }
     if (given != PSTMO_EDGE_STATUS_OK) return pstmo_edge::fail(text, given, pstmo_edge_status_describe(given));
-    auto opened = pstmo_edge::open_engine(path, options);
+    auto opened = pstmo_edge::open_engine(path, known);
     if (opened) {
       *engine = opened->release();
       return PSTMO_EDGE_STATUS_OK;

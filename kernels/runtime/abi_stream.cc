@@ -56,7 +56,7 @@ Result<std::unique_ptr<pstmo_edge_stream>> create_stream(pstmo_edge_engine& engi
   if (!settings) return settings.error();
   auto handle = std::make_unique<pstmo_edge_stream>();
   handle->owner = &engine;
-  handle->stream.emplace(*engine.engine, engine.manifest, *settings);
+  handle->stream.emplace(*engine.lifter, engine.manifest, *settings);
   return handle;
 }
 
@@ -88,6 +88,7 @@ pstmo_edge_status read(pstmo_edge_stream& handle, pstmo_edge_pose* pose) {
   if (status == PSTMO_EDGE_STATUS_OK) fill_struct(pose, found);
   if (status == PSTMO_EDGE_STATUS_NOT_FINITE)
     handle.error.set("a pose was not finite: the bundle's weights mean nothing");
+  if (status == PSTMO_EDGE_STATUS_DEVICE_FAILED) handle.error.set(handle.owner->lifter->trouble());
   return status;
 }
 

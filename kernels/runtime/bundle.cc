@@ -23,17 +23,17 @@ Outcome verify_content(const FileEntry& entry, const std::string& digest) {
                entry.name + " was changed since it was written (SHA-256 differs); build it again"};
 }
 
-Result<Bytes> read_weights(const Folder& folder, const FileEntry& entry) {
-  Result<Bytes> weights = folder.read(entry.name, kMaxWeightBytes);
-  if (!weights) return weights;
-  if (weights->size() != entry.size) {
-    return Error{PSTMO_EDGE_STATUS_BUNDLE_DAMAGED, entry.name + " has " + std::to_string(weights->size()) +
+Result<Bytes> read_kept(const Folder& folder, const FileEntry& entry) {
+  Result<Bytes> bytes = folder.read(entry.name, kMaxWeightBytes);
+  if (!bytes) return bytes;
+  if (bytes->size() != entry.size) {
+    return Error{PSTMO_EDGE_STATUS_BUNDLE_DAMAGED, entry.name + " has " + std::to_string(bytes->size()) +
                                                        " bytes and the manifest says " + std::to_string(entry.size) +
                                                        "; build it again"};
   }
-  const Outcome same = verify_content(entry, sha256_hex(weights->text()));
+  const Outcome same = verify_content(entry, sha256_hex(bytes->text()));
   if (!same) return same.error();
-  return weights;
+  return bytes;
 }
 
 Outcome verify_other(const Folder& folder, const FileEntry& entry) {
@@ -44,7 +44,12 @@ Outcome verify_other(const Folder& folder, const FileEntry& entry) {
 
 }  // namespace
 
-Result<Bundle> open_bundle(const char* path) {
+const Bytes* Bundle::find(std::string_view name) const {
+  const auto found = std::find_if(others.begin(), others.end(), [&](const auto& other) { return other.first == name; });
+  return found == others.end() ? nullptr : &found->second;
+}
+
+Result<Bundle> open_bundle(const char* path, const std::vector<std::string>& others) {
   Result<Folder> folder = Folder::open(path);
   if (!folder) return folder.error();
   Result<Bytes> text = folder->read(std::string(kManifestName), kMaxManifestBytes);
@@ -56,10 +61,14 @@ Result<Bundle> open_bundle(const char* path) {
   bool found = false;
   for (const FileEntry& entry : manifest->files) {
     if (entry.name == kWeightsName) {
-      Result<Bytes> weights = read_weights(*folder, entry);
+      Result<Bytes> weights = read_kept(*folder, entry);
       if (!weights) return weights.error();
       bundle.weights = std::move(*weights);
       found = true;
+    } else if (std::find(others.begin(), others.end(), entry.name) != others.end()) {
+      Result<Bytes> bytes = read_kept(*folder, entry);
+      if (!bytes) return bytes.error();
+      bundle.others.emplace_back(entry.name, std::move(*bytes));
     } else {
       const Outcome verified = verify_other(*folder, entry);
       if (!verified) return verified.error();

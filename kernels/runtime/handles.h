@@ -8,7 +8,7 @@
 #include <optional>
 #include <system_error>
 
-#include "engine.h"
+#include "lifter.h"
 #include "manifest.h"
 #include "stream.h"
 
@@ -56,7 +56,7 @@ pstmo_edge_status guarded(ErrorText& error, Body body) noexcept {
 
 struct pstmo_edge_engine {
   pstmo_edge::Manifest manifest;
-  std::unique_ptr<pstmo_edge::Engine> engine;
+  std::unique_ptr<pstmo_edge::Lifter> lifter;
   pstmo_edge::ErrorText error;
   std::atomic_flag in_use = ATOMIC_FLAG_INIT;
   std::atomic<int> owners{1};  // the program's handle and every stream

@@ -32,6 +32,10 @@ extern "C" const char* pstmo_edge_status_describe(pstmo_edge_status status) noex
       return "keypoints or poses are not finite";
     case PSTMO_EDGE_STATUS_INTERNAL:
       return "a bug in libpstmo_edge: please report it";
+    case PSTMO_EDGE_STATUS_DEVICE_UNAVAILABLE:
+      return "there is no GPU here that can run this bundle: open it on the CPU";
+    case PSTMO_EDGE_STATUS_DEVICE_FAILED:
+      return "the GPU or its driver failed: close the engine and open it again";
     default:
       return "unknown status";
   }

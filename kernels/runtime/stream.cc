@@ -56,8 +56,8 @@ uint32_t Holder::fill(const float* keypoints, Frame& frame) {
   return missing;
 }
 
-Stream::Stream(Engine& engine, const Manifest& manifest, const StreamSettings& settings)
-    : engine_(engine),
+Stream::Stream(Lifter& lifter, const Manifest& manifest, const StreamSettings& settings)
+    : lifter_(lifter),
       clock_(manifest.frame_rate, manifest.t_downsample, settings.fps),
       holder_(settings.image_width, settings.image_height, settings.min_confidence),
       frames_(manifest.frames),
@@ -67,7 +67,7 @@ Stream::Stream(Engine& engine, const Manifest& manifest, const StreamSettings& s
       capacity_(behind_ + ahead_ + slack_ + 1),
       max_gap_(settings.max_gap),
       late_after_(kLateFrames / settings.fps),
-      token_floats_(padded(engine.token_floats())),
+      token_floats_(padded(lifter.token_floats())),
       ring_(static_cast<size_t>(capacity_) * token_floats_ * sizeof(float)),
       ring_floats_(reinterpret_cast<float*>(ring_.data())),
       moments_(static_cast<size_t>(capacity_)),
@@ -152,7 +152,7 @@ void Stream::store(const Frame& frame, const Moment& moment) {
     ++oldest_, --count_;
   }
   moments_[static_cast<size_t>(newest_ % capacity_)] = moment;
-  engine_.encode_frame(frame.data(), token(newest_));
+  lifter_.encode_frame(frame.data(), token(newest_));
 }
 
 // The newest moment's pose is wanted for this push.
@@ -194,7 +194,6 @@ void Stream::describe(const Target& target, pstmo_edge_pose& pose) const {
 pstmo_edge_status Stream::read(pstmo_edge_pose& pose) {
   if (count_ == 0 || !is_ready(pending(0))) return PSTMO_EDGE_STATUS_NO_RESULT;
   const Target target = pending(0);
-  ++oldest_, --count_;
   const int64_t last = std::min(target.moment + ahead_, target.last);
   pose.filled_frames = 0;
   for (int slot = 0; slot < frames_; ++slot) {
@@ -204,7 +203,9 @@ pstmo_edge_status Stream::read(pstmo_edge_pose& pose) {
     pose.filled_frames += moment(held).filled;
   }
   describe(target, pose);
-  engine_.infer_tokens(window_.data(), &pose.joints[0][0]);
+  const pstmo_edge_status status = lifter_.infer_tokens(window_.data(), 1, &pose.joints[0][0]);
+  if (status != PSTMO_EDGE_STATUS_OK) return status;
+  ++oldest_, --count_;
   if (!is_finite(pose)) {
     ++counters_.dropped_not_finite;
     return PSTMO_EDGE_STATUS_NOT_FINITE;

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "clock.h"
-#include "engine.h"
 #include "files.h"
+#include "lifter.h"
 #include "manifest.h"
 #include "pstmo_edge.h"
 
@@ -41,16 +41,17 @@ class Holder {
   Frame last_ = {};
 };
 
-// One person's sliding window. The spatial encoder's output of every moment is kept in a ring, so that a frame is
-// encoded once; poses are computed when they are read. All memory is taken by the constructor. Not thread-safe.
+// One person's sliding window. What the lifter makes of every moment is kept in a ring, so that a frame is encoded
+// once; poses are computed when they are read. All memory is taken by the constructor. Not thread-safe.
 class Stream {
  public:
-  Stream(Engine& engine, const Manifest& manifest, const StreamSettings& settings);
+  Stream(Lifter& lifter, const Manifest& manifest, const StreamSettings& settings);
 
   // OK, or TIMESTAMP_REJECTED.
   pstmo_edge_status push(const float* keypoints, double time);
   void finish() { cut(false); }
-  // OK, NO_RESULT, or NOT_FINITE (and the frame is counted as dropped).
+  // OK, NO_RESULT, NOT_FINITE (and the frame is counted as dropped), or what the lifter failed with (and it still
+  // waits).
   pstmo_edge_status read(pstmo_edge_pose& pose);
   pstmo_edge_stream_counters counters() const;
 
@@ -84,7 +85,7 @@ class Stream {
   Target& pending(int64_t i) { return targets_[static_cast<size_t>((oldest_ + i) % capacity_)]; }
   const Moment& moment(int64_t i) const { return moments_[static_cast<size_t>(i % capacity_)]; }
 
-  Engine& engine_;
+  Lifter& lifter_;
   Clock clock_;
   Holder holder_;
   const int frames_;      // slots of the window

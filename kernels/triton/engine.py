@@ -106,7 +106,7 @@ class GpuEngine:
 
 
 def lifter_of_bundle(bundle: Bundle) -> KernelLifter:
-    """A native bundle's network for the kernels; layers that the bundle has in float are in bf16.
+    """A native bundle's network for the kernels; layers that the bundle has in float are in bf16, of fp16 ones in fp16.
 
     Raises UsageError for the bundles of other backends, whose graphs are for their own runtimes.
     """
@@ -119,7 +119,8 @@ def lifter_of_bundle(bundle: Bundle) -> KernelLifter:
         raise UsageError(
             f"{bundle.path} is for {manifest.backend.name}: device cuda opens native bundles, build --backend native"
         )
-    return lifter_of_tensors(manifest.model.name, manifest.input.frames, load(bundle.read(ARTIFACT)))
+    dtype = torch.float16 if manifest.precision.requested == "fp16" else torch.bfloat16
+    return lifter_of_tensors(manifest.model.name, manifest.input.frames, load(bundle.read(ARTIFACT)), dtype)
 
 
 def open_session(bundle: Bundle) -> GpuEngine:

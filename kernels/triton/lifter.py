@@ -124,7 +124,11 @@ def lifter_of_tensors(
     """
     from pstmo_edge.models.zoo import create_model
 
-    model: Any = fuse(create_model(name, frames))
+    return filled(fuse(create_model(name, frames)), tensors, dtype)
+
+
+def filled(model: Any, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> KernelLifter:
+    """The same of a fused model of any size, whose own weights are overwritten."""
     products = {
         layer: _stored_product(layer, tensors, dtype)
         for layer, module in model.named_modules()

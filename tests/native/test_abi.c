@@ -38,14 +38,14 @@ static void fill_frame(float frame[POSE], int number) {
 }
 
 static void every_status_has_a_sentence(void) {
-  for (pstmo_edge_status status = 0; status <= PSTMO_EDGE_STATUS_INTERNAL; ++status) {
+  for (pstmo_edge_status status = 0; status <= PSTMO_EDGE_STATUS_DEVICE_FAILED; ++status) {
     CHECK(strcmp(pstmo_edge_status_describe(status), "unknown status") != 0);
     for (pstmo_edge_status other = 0; other < status; ++other) {
       CHECK(strcmp(pstmo_edge_status_describe(status), pstmo_edge_status_describe(other)) != 0);
     }
   }
   CHECK(strcmp(pstmo_edge_status_describe(-1), "unknown status") == 0);
-  CHECK(strcmp(pstmo_edge_status_describe(PSTMO_EDGE_STATUS_INTERNAL + 1), "unknown status") == 0);
+  CHECK(strcmp(pstmo_edge_status_describe(PSTMO_EDGE_STATUS_DEVICE_FAILED + 1), "unknown status") == 0);
 }
 
 static void null_is_refused(pstmo_edge_engine* engine, pstmo_edge_stream* stream) {
@@ -90,6 +90,11 @@ static void small_structs_are_refused_and_left_alone(pstmo_edge_engine* engine, 
   pstmo_edge_engine_options engine_options = PSTMO_EDGE_ENGINE_OPTIONS_INIT;
   pstmo_edge_engine* other = NULL;
   pstmo_edge_stream* none = NULL;
+  engine_options.size = (uint32_t)offsetof(pstmo_edge_engine_options, device); /* its first version */
+  engine_options.device = "nonsense behind the end";
+  CHECK(pstmo_edge_engine_open(path, &engine_options, &other, NULL, 0) == PSTMO_EDGE_STATUS_OK);
+  pstmo_edge_engine_close(other);
+  other = NULL;
   engine_options.size -= 1;
   CHECK(pstmo_edge_engine_open(path, &engine_options, &other, NULL, 0) == PSTMO_EDGE_STATUS_STRUCT_TOO_SMALL);
   CHECK(other == NULL);
@@ -123,6 +128,20 @@ static void info_is_the_manifest(pstmo_edge_engine* engine) {
   CHECK(strcmp(info.target, "generic") == 0 && strlen(info.isa) > 0);
   CHECK(strcmp(pstmo_edge_engine_joint_describe(engine, 2), "RKnee") == 0);
   CHECK(pstmo_edge_engine_joint_describe(engine, JOINTS) == NULL);
+}
+
+static void a_gpu_is_refused_in_one_line(const char* path) {
+  const char* const devices[] = {"cuda", "cuda:99", "gpu"};
+  for (size_t i = 0; i < sizeof devices / sizeof devices[0]; ++i) {
+    pstmo_edge_engine_options options = PSTMO_EDGE_ENGINE_OPTIONS_INIT;
+    pstmo_edge_engine* none = NULL;
+    char error[512] = "";
+    options.device = devices[i];
+    const pstmo_edge_status status = pstmo_edge_engine_open(path, &options, &none, error, sizeof error);
+    /* where there is a GPU too: the bundle holds no kernels for one */
+    CHECK(status == (i < 2 ? PSTMO_EDGE_STATUS_DEVICE_UNAVAILABLE : PSTMO_EDGE_STATUS_INVALID_ARGUMENT));
+    CHECK(none == NULL && strlen(error) > 20 && strchr(error, '\n') == NULL);
+  }
 }
 
 static void bad_engine_options_are_refused(const char* path) {
@@ -270,6 +289,7 @@ int main(int argc, char** argv) {
   small_structs_are_refused_and_left_alone(engine, stream, path);
   info_is_the_manifest(engine);
   bad_engine_options_are_refused(path);
+  a_gpu_is_refused_in_one_line(path);
   bad_stream_options_are_refused(engine);
   infer_checks_sizes_and_values(engine);
   a_stream_gives_poses_and_counts(engine, stream);

@@ -24,11 +24,12 @@ def stored(model):
     return {name: torch.from_numpy(array) for name, array in native_tensors(arrays(model)).items()}
 
 
-def bundle_of(backend, tensors):
+def bundle_of(backend, tensors, precision="fp32"):
     """What is read of a bundle, without the seconds that building one takes."""
     manifest = SimpleNamespace(
-        backend=SimpleNamespace(name=backend), model=SimpleNamespace(name="p-stmo-s"), input=SimpleNamespace(frames=9)
-    )
+        backend=SimpleNamespace(name=backend), model=SimpleNamespace(name="p-stmo-s"), input=SimpleNamespace(frames=9),
+        precision=SimpleNamespace(requested=precision), files=(),
+    )  # fmt: skip
     return SimpleNamespace(path="engine", manifest=manifest, read=lambda name: save(tensors))
 
 
@@ -38,6 +39,8 @@ def test_a_native_bundle_is_the_model_in_bf16(small_model):
     keypoints = torch.randn(1, 9, 17, 2) * 0.3
     with torch.inference_mode():
         assert torch.equal(lifter(keypoints), lifter_of(small_model, torch.bfloat16)(keypoints))
+    half = lifter_of_bundle(bundle_of("native", stored(small_model), "fp16"))
+    assert set(half.precisions.values()) == {"fp32", "fp16"}
 
 
 def test_float_arrays_make_the_network_of_the_model(small_model):
