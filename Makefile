@@ -1,6 +1,7 @@
 # make demo   an INT8 engine from the bundled checkpoint and motion, its error and its speed
 # make test   lint, types and all tests
 # make sanitize   the native tests under ASan with UBSan, and under TSan
+# make mediapipe   pictures through mediapipe to poses, in an environment with NumPy 1
 # make arm    the library and its tests for 64-bit ARM, cross-compiled and run under qemu-user
 # The first two make their own virtual environment. PYTHON=python3.12 picks the interpreter (3.11 or newer).
 PYTHON ?= python3
@@ -14,7 +15,7 @@ CXX_FILES := $(shell find kernels examples tests/native -name '*.h' -o -name '*.
 INSTALL_INPUTS := pyproject.toml constraints.txt CMakeLists.txt pstmo_edge/_version.py \
                   $(shell find kernels cmake -name '*.h' -o -name '*.cc' -o -name '*.map' -o -name '*.cmake')
 
-.PHONY: demo test install lint types pytest sanitize arm format clean
+.PHONY: demo test install lint types pytest mediapipe sanitize arm format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/pstmo-edge build --precision int8 --force
@@ -51,6 +52,10 @@ types: $(VENV)/.installed
 # One thread for each test process: pytest already uses all cores.
 pytest: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# From pictures to poses: mediapipe needs NumPy 1, so these tests have a virtual environment of their own.
+mediapipe: $(VENV)/.installed
+	tests/app/mediapipe_environment.sh $(abspath build/mediapipe) $(abspath $(BIN))/python -q
 
 # The tests of the native library under each preset of CMakePresets.json; PRESET_TESTS picks some.
 sanitize arm:
