@@ -30,7 +30,8 @@ from pstmo_edge.bundle import (
 from pstmo_edge.datasets import cmu_mocap, load_sequences, one_camera_a_take
 from pstmo_edge.datasets.sequences import PoseSequence, check_skeleton
 from pstmo_edge.errors import AccuracyError, BackendError, DataError, UsageError
-from pstmo_edge.evaluation import Evaluation, Predict, evaluate, jitter_mm
+from pstmo_edge.evaluation import Evaluation, Predict, evaluate, jitter_mm, lookahead_errors
+from pstmo_edge.manifest import LookaheadError
 from pstmo_edge.skeletons import get_skeleton
 from pstmo_edge.targets import Target, resolve_target, runs_here
 from pstmo_edge.windows import WindowSpec
@@ -448,7 +449,7 @@ class _Build:
             calibration=None
             if used is None
             else Calibration(method=method, windows=len(used.windows), key=used.key, source=used.source),
-            accuracy=self._accuracy(after),
+            accuracy=self._accuracy(after, built.session.run),
         )
 
     def _measured_with(self) -> str:
@@ -456,7 +457,7 @@ class _Build:
         built_with = get_backend(self.request.backend).built_with
         return f", the graph in {built_with[0]}" if built_with else ""
 
-    def _accuracy(self, after: Evaluation | None) -> Accuracy | None:
+    def _accuracy(self, after: Evaluation | None, predict: Predict) -> Accuracy | None:
         prepared = self.prepared
         if prepared.before is None or after is None:
             return None
@@ -468,7 +469,18 @@ class _Build:
             max_drop_mm=self.request.max_drop_mm,
             jitter_percent=self.more_jitter,
             max_jitter_percent=None if self.more_jitter is None else self.request.max_jitter_percent,
+            lookahead=self._lookahead(predict),
         )
+
+    def _lookahead(self, predict: Predict) -> tuple[LookaheadError, ...]:
+        """What waiting for fewer frames costs; nothing for a model that never waits, or whose windows emit many."""
+        most = self.window.frames - 1 - self.window.target
+        if most == 0 or self.window.emitted is not None or not self.prepared.live:
+            return ()
+        self.tell("measuring what a shorter look-ahead costs", 0, 0)
+        asked = sorted({0, 1, *(round(most * share) for share in (0.125, 0.25, 0.5)), most})
+        found = lookahead_errors(predict, self.prepared.live, self.window, asked)
+        return tuple(LookaheadError(frames=frames, mpjpe_mm=error) for frames, error in found.items())
 
 
 def _measured(

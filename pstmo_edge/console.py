@@ -144,6 +144,8 @@ def _manifest_rows(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "window", f"every {ordinal(given.t_downsample)} frame of {given.frame_rate:g} a second; {_emitted(manifest)}"
     if manifest.accuracy is not None:
         yield "accuracy", accuracy_text(manifest)
+        if manifest.accuracy.lookahead:
+            yield "look-ahead", lookahead_text(manifest)
     if manifest.calibration is not None:
         used = manifest.calibration
         yield "calibration", f"{used.method}; {used.windows} windows of {used.source} (key {used.key[:12]})"
@@ -191,6 +193,14 @@ def accuracy_text(manifest: Manifest) -> str:
         f"{found.after.p_mpjpe_mm:.2f} mm, MPJVE {found.after.mpjve_mm:.2f} mm a frame; {found.data}, "
         f"{found.keypoints} keypoints, without mirroring{jitter}"
     )
+
+
+def lookahead_text(manifest: Manifest) -> str:
+    """What a stream's error is by look-ahead."""
+    assert manifest.accuracy is not None
+    step = 1000.0 * manifest.input.t_downsample / manifest.input.frame_rate
+    rows = [f"{each.frames} ({each.frames * step:.0f} ms) {each.mpjpe_mm:.1f}" for each in manifest.accuracy.lookahead]
+    return f"MPJPE in mm by --lookahead, with a detector's errors: {', '.join(rows)}"
 
 
 def ordinal(number: int) -> str:

@@ -126,6 +126,38 @@ def jitter_mm(
     return float(np.average(errors, weights=counts))
 
 
+def lookahead_errors(
+    predict: Predict,
+    sequences: Sequence[PoseSequence],
+    spec: WindowSpec,
+    lookaheads: Sequence[int],
+    most_windows: int = 1024,
+    batch: int = 256,
+) -> dict[int, float]:
+    """MPJPE in millimetres by look-ahead in frames of the window: what lies beyond is the newest frame again.
+
+    That is what a stream does. The same windows are measured for each, evenly spread over all sequences. Raises
+    DataError where true poses are missing.
+    """
+    source = WindowSource([sequence.inputs(spec.channels) for sequence in sequences], spec)
+    poses = np.concatenate([sequence.true_poses() for sequence in sequences])
+    root = get_skeleton(sequences[0].pose_skeleton).root
+    targets = source.targets()[:: max(len(source.targets()) // most_windows, 1)]
+    frames, inside = source.emitted(targets)
+    targets, frames = targets[inside[:, 0]], frames[inside[:, 0], 0]
+    errors = {}
+    for lookahead in lookaheads:
+        slots = np.minimum(np.arange(spec.frames), spec.target + lookahead)
+        found = []
+        for start in range(0, len(targets), batch):
+            pose = predict(source.gather(targets[start : start + batch])[:, slots])
+            found.append(np.array(pose if spec.emitted is None else pose[:, 0]))
+        predicted = np.concatenate(found)
+        predicted[:, root] = 0
+        errors[lookahead] = 1000.0 * float(np.linalg.norm(predicted - poses[frames], axis=-1).mean())
+    return errors
+
+
 def window_count(sequences: Sequence[PoseSequence], spec: WindowSpec) -> int:
     """How many windows `predict_all` lifts."""
     return sum(len(spec.targets(len(sequence))) for sequence in sequences)

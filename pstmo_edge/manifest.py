@@ -183,6 +183,13 @@ class Errors(_Record):
     mpjve_mm: Millimetres
 
 
+class LookaheadError(_Record):
+    """The error of poses that wait for `frames` frames of the window after their own, the rest being the newest."""
+
+    frames: int = Field(ge=0)
+    mpjpe_mm: Millimetres
+
+
 class Accuracy(_Record):
     """The errors before (float) and after (as built), on the same data."""
 
@@ -195,6 +202,8 @@ class Accuracy(_Record):
     # Of INT8: by how much the acceleration error rises with a detector's keypoints, per cent, and the limit asked for.
     jitter_percent: float | None = None
     max_jitter_percent: float | None = None
+    # Of a stream, with a detector's keypoints where data says what those are; from 0 to the model's look-ahead.
+    lookahead: tuple[LookaheadError, ...] = ()
 
     @property
     def drop_mm(self) -> float:
