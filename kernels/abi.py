@@ -15,6 +15,8 @@ from pstmo_edge.kernels import native
 from pstmo_edge.streaming import JOINTS, Counters, PoseResult, StreamSettings, as_frame, next_time
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pstmo_edge.arrays import FloatArray
 
 _OK, _TIMESTAMP_REJECTED, _NO_RESULT, _NOT_FINITE = 0, 11, 12, 13
@@ -77,6 +79,7 @@ def _library() -> ctypes.CDLL:
         "stream_push": (c_void_p, floats, c_size_t, c_double),
         "stream_finish": (c_void_p,),
         "stream_read": (c_void_p, POINTER(_Pose)),
+        "streams_read": (POINTER(c_void_p), c_size_t, POINTER(_Pose), POINTER(c_int32)),
         "stream_counters_read": (c_void_p, POINTER(_Counters)),
         "stream_error_read": (c_void_p, *text),
     }.items():
@@ -185,6 +188,22 @@ class NativeEngine(_Handle):
         handle = c_void_p()
         self._check(_library().pstmo_edge_stream_create(self._handle, byref(options), byref(handle)))
         return NativeStream(handle, settings.fps)
+
+
+def read_streams(streams: Sequence[NativeStream]) -> list[PoseResult | None]:
+    """The oldest ready pose of each of one engine's streams, lifted in one batch; None where there is none.
+
+    Raises UsageError for streams of different engines or one that is given twice.
+    """
+    count, lib = len(streams), _library()
+    poses, statuses = (_Pose * count)(), (c_int32 * count)()
+    for pose in poses:
+        pose.size = ctypes.sizeof(_Pose)
+    handles = (c_void_p * count)(*(stream._handle for stream in streams))
+    status = lib.pstmo_edge_streams_read(handles, count, poses, statuses)
+    if status != _OK:
+        _raise(status, "")
+    return [_result(pose) if found == _OK else None for pose, found in zip(poses, statuses, strict=True)]
 
 
 class NativeStream(_Handle):

@@ -264,6 +264,15 @@ typedef struct pstmo_edge_pose {
 PSTMO_EDGE_API pstmo_edge_status pstmo_edge_stream_read(pstmo_edge_stream* stream,
                                                         pstmo_edge_pose* pose) PSTMO_EDGE_NOEXCEPT;
 
+/* Read `count` streams of one engine at once: as pstmo_edge_stream_read for each, but the windows of all that have a
+ * pose ready are lifted in one batch, which is what a GPU is for. statuses[i] answers for streams[i] and poses[i]
+ * (whose size is set): OK, NO_RESULT or NOT_FINITE. A stream may be given once. Anything but OK as the answer of the
+ * call itself, and no pose was taken; where that is DEVICE_FAILED, `poses` and `statuses` may have been written. The
+ * sentence is the engine's error. */
+PSTMO_EDGE_API pstmo_edge_status pstmo_edge_streams_read(pstmo_edge_stream* const* streams, size_t count,
+                                                         pstmo_edge_pose* poses,
+                                                         pstmo_edge_status* statuses) PSTMO_EDGE_NOEXCEPT;
+
 /* Where every pushed frame went: received == delivered + dropped + rejected + pending, at any moment. */
 typedef struct pstmo_edge_stream_counters {
   uint32_t size;               /* in: sizeof(pstmo_edge_stream_counters) */

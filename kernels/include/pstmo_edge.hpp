@@ -160,6 +160,20 @@ class Engine {
     return poses;
   }
 
+  // The oldest ready pose of each of this engine's streams, or nothing, lifted in one batch.
+  std::vector<std::optional<Pose>> read(const std::vector<Stream*>& streams) {
+    std::vector<pstmo_edge_stream*> handles;
+    for (const Stream* stream : streams) handles.push_back(stream->handle_.get());
+    std::vector<Pose> poses(streams.size(), Pose PSTMO_EDGE_POSE_INIT);
+    std::vector<pstmo_edge_status> statuses(streams.size());
+    check(pstmo_edge_streams_read(handles.data(), handles.size(), poses.data(), statuses.data()));
+    std::vector<std::optional<Pose>> found(streams.size());
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      if (statuses[i] == PSTMO_EDGE_STATUS_OK) found[i] = poses[i];
+    }
+    return found;
+  }
+
   Stream stream(const StreamOptions& options) {
     pstmo_edge_stream* created = nullptr;
     check(pstmo_edge_stream_create(handle_.get(), &options, &created));

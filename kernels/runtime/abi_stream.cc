@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <cstdio>
+#include <cstring>
 #include <memory>
 #include <string>
 
@@ -60,6 +62,15 @@ Result<std::unique_ptr<pstmo_edge_stream>> create_stream(pstmo_edge_engine& engi
   return handle;
 }
 
+// For one more stream of the engine than it has: the program's handle is counted among its owners.
+void make_room(pstmo_edge_engine& engine) {
+  Gathering& all = engine.gathering;
+  const size_t streams = std::max(all.places.size(), static_cast<size_t>(engine.owners.load()));
+  all.tokens.resize(streams * static_cast<size_t>(engine.manifest.frames));
+  all.poses.resize(streams * PSTMO_EDGE_JOINTS * 3);
+  all.places.resize(streams);
+}
+
 pstmo_edge_status fail(ErrorText& error, pstmo_edge_status status, const char* text) {
   error.set(text);
   return status;
@@ -92,6 +103,42 @@ pstmo_edge_status read(pstmo_edge_stream& handle, pstmo_edge_pose* pose) {
   return status;
 }
 
+// What is wrong with streams that are to be read together, or nullptr. The first one's engine is held.
+const char* misfit(pstmo_edge_stream* const* streams, size_t count) {
+  const auto* const end = streams + count;
+  const auto is_foreign = [&](const pstmo_edge_stream* stream) { return stream->owner != streams[0]->owner; };
+  if (std::any_of(streams, end, is_foreign)) return "the streams are of different engines: read each engine's apart";
+  std::for_each(streams, end, [](pstmo_edge_stream* stream) { stream->times_given = 0; });
+  const auto is_repeated = [](pstmo_edge_stream* stream) { return ++stream->times_given > 1; };
+  return std::any_of(streams, end, is_repeated) ? "one stream was given twice" : nullptr;
+}
+
+pstmo_edge_status read_many(pstmo_edge_engine& engine, pstmo_edge_stream* const* streams, size_t count,
+                            pstmo_edge_pose* poses, pstmo_edge_status* statuses) {
+  Gathering& all = engine.gathering;
+  const size_t frames = static_cast<size_t>(engine.manifest.frames);
+  constexpr size_t kPose = PSTMO_EDGE_JOINTS * 3;
+  size_t ready = 0;
+  for (size_t i = 0; i < count; ++i) {
+    pstmo_edge_pose found = {};
+    statuses[i] = streams[i]->stream->prepare(all.tokens.data() + ready * frames, found);
+    if (statuses[i] != PSTMO_EDGE_STATUS_OK) continue;
+    fill_struct(&poses[i], found);
+    all.places[ready++] = i;
+  }
+  if (ready == 0) return PSTMO_EDGE_STATUS_OK;
+  const pstmo_edge_status status =
+      engine.lifter->infer_tokens(all.tokens.data(), static_cast<int>(ready), all.poses.data());
+  if (status != PSTMO_EDGE_STATUS_OK) return fail(engine.error, status, engine.lifter->trouble());
+  for (size_t window = 0; window < ready; ++window) {
+    pstmo_edge_stream& stream = *streams[all.places[window]];
+    pstmo_edge_pose& pose = poses[all.places[window]];
+    std::memcpy(pose.joints, all.poses.data() + window * kPose, sizeof pose.joints);
+    statuses[all.places[window]] = stream.stream->take(pose);
+  }
+  return PSTMO_EDGE_STATUS_OK;
+}
+
 // Runs `body` with the stream's engine held.
 template <typename Body>
 pstmo_edge_status leased(pstmo_edge_stream* stream, Body body) noexcept {
@@ -117,6 +164,7 @@ extern "C" pstmo_edge_status pstmo_edge_stream_create(pstmo_edge_engine* engine,
     if (given != PSTMO_EDGE_STATUS_OK) return pstmo_edge::fail(engine->error, given, pstmo_edge_status_describe(given));
     auto created = pstmo_edge::create_stream(*engine, *options);
     if (!created) return pstmo_edge::fail(engine->error, created.error().status, created.error().text.c_str());
+    pstmo_edge::make_room(*engine);
     engine->owners.fetch_add(1, std::memory_order_relaxed);
     *stream = created->release();
     return PSTMO_EDGE_STATUS_OK;
@@ -144,6 +192,24 @@ extern "C" pstmo_edge_status pstmo_edge_stream_finish(pstmo_edge_stream* stream)
 
 extern "C" pstmo_edge_status pstmo_edge_stream_read(pstmo_edge_stream* stream, pstmo_edge_pose* pose) noexcept {
   return leased(stream, [&] { return pstmo_edge::read(*stream, pose); });
+}
+
+extern "C" pstmo_edge_status pstmo_edge_streams_read(pstmo_edge_stream* const* streams, size_t count,
+                                                     pstmo_edge_pose* poses, pstmo_edge_status* statuses) noexcept {
+  if (count == 0) return PSTMO_EDGE_STATUS_OK;
+  if (streams == nullptr || poses == nullptr || statuses == nullptr) return PSTMO_EDGE_STATUS_NULL_ARGUMENT;
+  for (size_t i = 0; i < count; ++i) {
+    if (streams[i] == nullptr) return PSTMO_EDGE_STATUS_NULL_ARGUMENT;
+    const pstmo_edge_status given = pstmo_edge::check_struct(&poses[i]);
+    if (given != PSTMO_EDGE_STATUS_OK) return given;
+  }
+  pstmo_edge_engine& engine = *streams[0]->owner;
+  const pstmo_edge::Lease lease(&engine);
+  if (!lease.taken()) return PSTMO_EDGE_STATUS_BUSY;
+  const char* const wrong = pstmo_edge::misfit(streams, count);
+  if (wrong != nullptr) return pstmo_edge::fail(engine.error, PSTMO_EDGE_STATUS_INVALID_ARGUMENT, wrong);
+  return pstmo_edge::guarded(engine.error,
+                             [&] { return pstmo_edge::read_many(engine, streams, count, poses, statuses); });
 }
 
 extern "C" pstmo_edge_status pstmo_edge_stream_counters_read(pstmo_edge_stream* stream,

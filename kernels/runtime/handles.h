@@ -7,6 +7,7 @@
 #include <new>
 #include <optional>
 #include <system_error>
+#include <vector>
 
 #include "lifter.h"
 #include "manifest.h"
@@ -54,9 +55,21 @@ pstmo_edge_status guarded(ErrorText& error, Body body) noexcept {
 
 }  // namespace pstmo_edge
 
+namespace pstmo_edge {
+
+// Room to lift the windows of all streams of an engine at once; it grows as streams are created.
+struct Gathering {
+  std::vector<const float*> tokens;  // (streams, frames)
+  std::vector<float> poses;          // (streams, joints, 3)
+  std::vector<size_t> places;        // of each window's stream among those that are read
+};
+
+}  // namespace pstmo_edge
+
 struct pstmo_edge_engine {
   pstmo_edge::Manifest manifest;
   std::unique_ptr<pstmo_edge::Lifter> lifter;
+  pstmo_edge::Gathering gathering;
   pstmo_edge::ErrorText error;
   std::atomic_flag in_use = ATOMIC_FLAG_INIT;
   std::atomic<int> owners{1};  // the program's handle and every stream
@@ -66,6 +79,7 @@ struct pstmo_edge_stream {
   pstmo_edge_engine* owner;
   pstmo_edge::ErrorText error;
   std::optional<pstmo_edge::Stream> stream;
+  int times_given = 0;  // to a call that reads many
 };
 
 namespace pstmo_edge {

@@ -191,7 +191,7 @@ void Stream::describe(const Target& target, pstmo_edge_pose& pose) const {
   pose.lookahead_ms = (moment(last).time - own.time) * 1000.0;
 }
 
-pstmo_edge_status Stream::read(pstmo_edge_pose& pose) {
+pstmo_edge_status Stream::prepare(const float** window, pstmo_edge_pose& pose) {
   if (count_ == 0 || !is_ready(pending(0))) return PSTMO_EDGE_STATUS_NO_RESULT;
   const Target target = pending(0);
   const int64_t last = std::min(target.moment + ahead_, target.last);
@@ -199,12 +199,14 @@ pstmo_edge_status Stream::read(pstmo_edge_pose& pose) {
   for (int slot = 0; slot < frames_; ++slot) {
     const int64_t wanted = target.moment - behind_ + int64_t{slot} * clock_.steps();
     const int64_t held = std::min(std::max(wanted, target.first), last);
-    window_[static_cast<size_t>(slot)] = token(held);
+    window[slot] = token(held);
     pose.filled_frames += moment(held).filled;
   }
   describe(target, pose);
-  const pstmo_edge_status status = lifter_.infer_tokens(window_.data(), 1, &pose.joints[0][0]);
-  if (status != PSTMO_EDGE_STATUS_OK) return status;
+  return PSTMO_EDGE_STATUS_OK;
+}
+
+pstmo_edge_status Stream::take(const pstmo_edge_pose& pose) {
   ++oldest_, --count_;
   if (!is_finite(pose)) {
     ++counters_.dropped_not_finite;
@@ -212,6 +214,12 @@ pstmo_edge_status Stream::read(pstmo_edge_pose& pose) {
   }
   ++counters_.delivered;
   return PSTMO_EDGE_STATUS_OK;
+}
+
+pstmo_edge_status Stream::read(pstmo_edge_pose& pose) {
+  pstmo_edge_status status = prepare(window_.data(), pose);
+  if (status == PSTMO_EDGE_STATUS_OK) status = lifter_.infer_tokens(window_.data(), 1, &pose.joints[0][0]);
+  return status == PSTMO_EDGE_STATUS_OK ? take(pose) : status;
 }
 
 pstmo_edge_stream_counters Stream::counters() const {

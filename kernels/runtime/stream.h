@@ -53,6 +53,11 @@ class Stream {
   // OK, NO_RESULT, NOT_FINITE (and the frame is counted as dropped), or what the lifter failed with (and it still
   // waits).
   pstmo_edge_status read(pstmo_edge_pose& pose);
+  // The two halves of read, between which many streams' windows are lifted at once: the tokens of the oldest pose that
+  // is ready to `window` (one for each frame) and what is known of it to `pose`, or NO_RESULT; then, once its joints
+  // are there, the end of it: OK or NOT_FINITE.
+  pstmo_edge_status prepare(const float** window, pstmo_edge_pose& pose);
+  pstmo_edge_status take(const pstmo_edge_pose& pose);
   pstmo_edge_stream_counters counters() const;
 
  private:

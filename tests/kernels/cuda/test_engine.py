@@ -14,7 +14,7 @@ import pstmo_edge as pe
 from pstmo_edge.bundle import open_bundle, write_bundle
 from pstmo_edge.errors import BackendError, BundleError, DataError, UsageError
 from pstmo_edge.kernels import native
-from pstmo_edge.kernels.abi import NativeEngine
+from pstmo_edge.kernels.abi import NativeEngine, read_streams
 from pstmo_edge.kernels.triton import bundling, tuning
 from pstmo_edge.kernels.triton.lifter import filled, lifter_of_tensors
 from pstmo_edge.models.fused import fuse
@@ -127,6 +127,46 @@ def test_streams_share_the_weights_and_give_the_poses_of_the_cpu(tiny):
             found = stream.push(pixels, frame / 50)
             assert largest_difference(found.pose, wanted.pose) < 1e-5
             assert (found.frame, found.degraded, found.filled_frames) == (frame, wanted.degraded, wanted.filled_frames)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_many_streams_are_read_in_one_batch(tiny, device):
+    """At different frame rates, so that some have no pose when others have."""
+    engine = NativeEngine(tiny, device=device, max_batch=4, driver=standin.path())
+    many, one = (
+        [engine.stream(StreamSettings((1000, 1000), fps, lookahead=2)) for fps in (50, 25, 50, 100)] for _ in "ab"
+    )
+    rng, taken = np.random.default_rng(5), 0
+    for frame in range(20):
+        for left, right in zip(many, one, strict=True):
+            pixels = rng.uniform(300, 600, (17, 2)).astype(np.float32)
+            left.feed(pixels, frame / 50)
+            right.feed(pixels, frame / 50)
+        before = standin.library().standin_replays()
+        found = read_streams(many)
+        ready = sum(each is not None for each in found)
+        assert standin.library().standin_replays() - before == (bin(ready).count("1") if device == "cuda" else 0)
+        for left, right in zip(found, one, strict=True):
+            expected = right.read()
+            assert (left is None) == (expected is None)
+            if left is not None:
+                taken += 1
+                assert largest_difference(left.pose, expected.pose) < (1e-5 if device == "cuda" else 1e-12)
+                assert (left.frame, left.timestamp, left.degraded) == (
+                    expected.frame, expected.timestamp, expected.degraded
+                )  # fmt: skip
+    assert taken > 30
+    assert [stream.counters for stream in many] == [stream.counters for stream in one]
+
+
+def test_streams_that_cannot_be_read_together(tiny):
+    settings = StreamSettings((1000, 1000), 50.0, lookahead=0)
+    one, two = (NativeEngine(tiny).stream(settings) for _ in range(2))
+    assert read_streams([]) == []
+    for wrong in ([one, two], [one, one]):
+        with pytest.raises(UsageError):
+            read_streams(wrong)
+    assert read_streams([one]) == [None]
 
 
 def test_a_launch_of_too_few_programs_is_noticed(tiny, tmp_path):
