@@ -7,10 +7,12 @@ it is imported before it is asked for.
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Protocol
+from types import NoneType
+from typing import Any, Protocol, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +62,7 @@ DETECTORS = {
 
 
 def open_detector(name: str, **options: Any) -> Detector:
-    """Open the detector called `name`; its options are the arguments of `open_detector` in its module.
+    """Open the detector called `name`; its options are the arguments of `open_detector` in its module, or their text.
 
     Raises UsageError for an unknown name or option, BackendError where its package is missing or refuses.
     """
@@ -73,8 +75,30 @@ def open_detector(name: str, **options: Any) -> Detector:
         )
     opener = import_module(f"pstmo_edge.app.detectors.{name}").open_detector
     _check_options(name, options, opener)
-    detector: Detector = opener(**options)
+    kinds = get_type_hints(opener)
+    detector: Detector = opener(**{key: from_text(key, value, kinds[key]) for key, value in options.items()})
     return detector
+
+
+def from_text(option: str, value: Any, kind: Any) -> Any:
+    """An option's value; text from a command line becomes the number, flag or tuple ("192x256") that is asked for.
+
+    Raises UsageError for text that is none.
+    """
+    kind = next((each for each in get_args(kind) if each is not NoneType), kind) if NoneType in get_args(kind) else kind
+    if not isinstance(value, str) or kind is str:
+        return value
+    try:
+        if kind is bool:
+            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[value.lower()]
+        if get_origin(kind) is tuple:
+            each = get_args(kind)
+            return tuple(one(text) for one, text in zip(each, re.split("[x/]", value), strict=True))
+        return kind(value)
+    except (ValueError, KeyError):
+        parts = get_args(kind) if get_origin(kind) is tuple else (kind,)
+        wanted = " x ".join(part.__name__ for part in parts)
+        raise UsageError(f"{option} is {value!r}: it must be {wanted}") from None
 
 
 def _check_options(name: str, options: dict[str, Any], opener: Any) -> None:

@@ -84,6 +84,24 @@ def test_options_are_checked_by_name(tmp_path):
         detectors.open_detector("onnx", model=str(tmp_path / "m.onnx"), skeleton="coco-17")
 
 
+def test_options_may_be_text_from_a_command_line(tmp_path):
+    model = brightness_model(tmp_path)
+    texts = {"mean": "0/0/0", "std": "255/255/255", "follow": "no", "threads": "1", "size": f"{WIDTH}x{HEIGHT}"}
+    detector = detectors.open_detector("onnx", model=model, skeleton="coco-17", **texts)
+    assert detector._settings.size == (WIDTH, HEIGHT)
+    assert detector._settings.follow is False
+    np.testing.assert_array_equal(detector._settings.std, [255, 255, 255])
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "wanted"),
+    [("size", "48", "int x int"), ("size", "48xhigh", "int x int"), ("follow", "maybe", "bool"), ("threads", "two", "int")],
+)
+def test_text_that_is_no_value_is_refused(option, text, wanted):
+    with pytest.raises(UsageError, match=f"{option} is '{text}': it must be {wanted}"):
+        detectors.open_detector("onnx", model="m.onnx", skeleton="coco-17", **{option: text})
+
+
 @pytest.mark.parametrize(
     "picture", [None, np.zeros((4, 5), np.uint8), np.zeros((4, 5, 3), np.float32), np.zeros((0, 5, 3), np.uint8)]
 )
