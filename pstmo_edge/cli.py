@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from pstmo_edge import cli_deploy, console
+from pstmo_edge import cli_deploy, cli_run, console
 from pstmo_edge._version import __version__
 from pstmo_edge.errors import DataError, PstmoEdgeError, UsageError
 from pstmo_edge.naming import unknown
@@ -168,7 +168,10 @@ def build(
             payoff = _payoff(lifter, backend, None, common, options)
             precision = payoff.recommended
         bundle = pe.build(lifter, precision, backend, out=out, report=report, **common, **options)
-        if measured and payoff is None and precision == "int8" and backend != "tensorrt":
+        portable = None
+        if backend == "tensorrt":
+            bundle, portable = _compiled_if_here(bundle, bar)
+        elif measured and payoff is None and precision == "int8":
             payoff = _payoff(lifter, backend, out, common, options)
     if as_json:
         found = bundle.manifest.model_dump(mode="json")
@@ -176,6 +179,8 @@ def build(
         return
     console.stdout.print(f"[bold]{out}[/bold]: {precision} engine for {backend}")
     console.stdout.print(console.manifest_table(bundle.manifest))
+    if portable is not None:
+        console.stdout.print(portable, soft_wrap=True, markup=False)
     for line in [] if payoff is None else payoff.lines():
         console.stdout.print(line, soft_wrap=True)
 
@@ -189,6 +194,15 @@ def _payoff(lifter: Any, backend: str, built: Path | None, common: dict[str, Any
         keypoints=common["keypoints"], max_drop_mm=options["max_drop_mm"],
         max_jitter_percent=options["max_jitter_percent"], progress=common["progress"],
     )  # fmt: skip
+
+
+def _compiled_if_here(bundle: Any, progress: Any) -> tuple[Any, str | None]:
+    """The bundle with this device's engine, or as it is and the command that is left to be run on the device."""
+    from pstmo_edge.trt.compiling import compile_bundle, missing_here
+
+    if missing_here() is None:
+        return compile_bundle(bundle.path, tell=progress), None
+    return bundle, f"Portable: run `pstmo-edge compile {bundle.path}` on the device that will run it."
 
 
 @app.command("eval")
@@ -561,6 +575,7 @@ def info(
     console.stdout.print(console.manifest_table(manifest))
 
 
+cli_run.add_commands(app)
 cli_deploy.add_commands(app)
 
 

@@ -11,6 +11,7 @@ import typer
 
 from pstmo_edge import console
 from pstmo_edge.errors import UsageError
+from pstmo_edge.manifest import Manifest
 
 Engine = Annotated[Path, typer.Option(help="A bundle; one built with --emit gives many poses a forward.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -71,10 +72,29 @@ def lift(
 
 
 def compile_engine(
-    bundle: Annotated[Path, typer.Argument(help="A bundle of build --backend tensorrt.")] = Path("engine"),
+    bundle: Annotated[
+        Path, typer.Argument(help="A bundle of build --backend tensorrt; with --gpu, of --backend native.")
+    ] = Path("engine"),
     out: Annotated[
         Path | None, typer.Option(help="A new folder; by default the engine is put into the bundle.")
     ] = None,
+    gpu: Annotated[
+        list[str] | None,
+        typer.Option(help="A chip to add our own CUDA kernels for: sm_87 (Orin), several, or all; needs no GPU."),
+    ] = None,
+    batch: Annotated[
+        str | None, typer.Option(help="Windows a forward: least, usual and most, 1,1,64 by default, or one number.")
+    ] = None,
+    dla: Annotated[
+        int | None, typer.Option(min=0, help="A DLA core for the layers it takes; fp16 or int8, --batch 1 by default.")
+    ] = None,
+    workspace_mib: Annotated[int | None, typer.Option(min=16, help="Scratch memory of the builder, 512.")] = None,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="It opens with later TensorRT of the same major version.")
+    ] = False,
+    hardware_compatible: Annotated[
+        bool, typer.Option("--hardware-compatible", help="It opens on every GPU from Ampere on; not for Jetson.")
+    ] = False,
     allow_float: Annotated[
         bool, typer.Option("--allow-float", help="Keep an INT8 or FP8 engine of which TensorRT left layers in float.")
     ] = False,
@@ -82,16 +102,50 @@ def compile_engine(
 ) -> None:
     """Compile a TensorRT engine on the device that will run it, and read its layers' precision back.
 
+    With --gpu, compile our own kernels for a chip that need not be here, for the engine of libpstmo_edge.
+
     Example: pstmo-edge compile engine
+    Example: pstmo-edge compile engine --gpu sm_87
     """
+    if gpu:
+        _report_manifest(_add_kernels(bundle, gpu, out), as_json)
+        return
     from pstmo_edge.trt.compiling import compile_bundle
 
+    changes: dict[str, object] = {} if dla is None else {"dla_core": dla}
+    if batch is not None or dla is not None:
+        changes |= _batches("1" if batch is None else batch)
+    changes |= {} if workspace_mib is None else {"workspace_mib": workspace_mib}
+    given = {"version_compatible": version_compatible, "hardware_compatible": hardware_compatible}
+    changes |= {name: True for name, value in given.items() if value}
     with console.progress_bar() as bar:
-        compiled = compile_bundle(bundle, out, allow_float=allow_float, tell=bar)
+        compiled = compile_bundle(bundle, out, changes=changes, allow_float=allow_float, tell=bar)
+    _report_manifest(compiled.manifest, as_json)
+
+
+def _add_kernels(bundle: Path, chips: list[str], out: Path | None) -> Manifest:
+    from pstmo_edge.engine import require_gpu_packages
+
+    require_gpu_packages("compile --gpu")
+    from pstmo_edge.kernels.triton import bundling
+
+    with console.progress_bar() as bar:
+        return bundling.add_kernels(bundle, bundling.CHIPS if chips == ["all"] else chips, out, tell=bar).manifest
+
+
+def _report_manifest(manifest: Manifest, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(compiled.manifest.model_dump(mode="json"), indent=2))
+        print(json.dumps(manifest.model_dump(mode="json"), indent=2))
         return
-    console.stdout.print(console.manifest_table(compiled.manifest))
+    console.stdout.print(console.manifest_table(manifest))
+
+
+def _batches(text: str) -> dict[str, object]:
+    parts = text.split(",")
+    if len(parts) not in (1, 3) or not all(part.strip().isdecimal() for part in parts):
+        raise UsageError(f"--batch is {text!r}: give one number, or least, usual and most like 1,1,64")
+    sizes = [int(part) for part in (parts if len(parts) == 3 else parts * 3)]
+    return dict(zip(("batch_min", "batch_opt", "batch_max"), sizes, strict=True))
 
 
 def export_triton(

@@ -15,26 +15,27 @@ from pstmo_edge.errors import BackendError
 from pstmo_edge.trt.api import Api
 from pstmo_edge.trt.buffers import Cuda, open_cuda
 from pstmo_edge.trt.compiling import engine_key, need_engine, read_plan
-from pstmo_edge.trt.plans import ENGINE, RECORD, check_key, verified
+from pstmo_edge.trt.plans import ENGINE, RECORD, BuildPlan, check_key, verified
 
 
 class TensorRtSession:
     """An opened engine. Callable from any thread; calls wait for each other."""
 
-    def __init__(self, api: Api, engine: Any, cuda: Cuda, output_shape: tuple[int, ...], batch_max: int) -> None:
+    def __init__(self, api: Api, engine: Any, cuda: Cuda, output_shape: tuple[int, ...], plan: BuildPlan) -> None:
         self._lock = threading.Lock()
         self._api, self._engine, self._cuda = api, engine, cuda
         self._context = engine.create_execution_context()
         if self._context is None:
             raise BackendError(f"TensorRT gives no execution context: {'; '.join(api.messages[-3:]) or 'no memory'}")
-        self.batch_max = batch_max
+        self.batch_min, self.batch_max = plan.batch_min, plan.batch_max
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         self._input = next(name for name in names if engine.get_tensor_mode(name) == api.trt.TensorIOMode.INPUT)
         self._output = next(name for name in names if engine.get_tensor_mode(name) == api.trt.TensorIOMode.OUTPUT)
         sample = tuple(engine.get_tensor_profile_shape(self._input, 0)[2])[1:]
         self._shapes = (tuple(int(side) for side in sample), output_shape)
-        self._host = tuple(cuda.pinned((batch_max, *shape)) for shape in self._shapes)
-        self._device = tuple(cuda.device(4 * batch_max * math.prod(shape)) for shape in self._shapes)
+        self._host = tuple(cuda.pinned((self.batch_max, *shape)) for shape in self._shapes)
+        self._host[0][:] = 0  # what fills up a batch smaller than the engine's least
+        self._device = tuple(cuda.device(4 * self.batch_max * math.prod(shape)) for shape in self._shapes)
         for name, address in zip((self._input, self._output), self._device, strict=True):
             if not self._context.set_tensor_address(name, address):
                 raise BackendError(f"TensorRT refuses the address of {name}")
@@ -59,11 +60,12 @@ class TensorRtSession:
             if self._context is not None:
                 self._graph = None
                 self._context = self._engine = None
+                self._host = ()  # `close` gives their memory back
                 self._cuda.close()
 
     def _forward(self, keypoints: FloatArray) -> FloatArray:
-        size = len(keypoints)
-        self._host[0][:size] = keypoints
+        self._host[0][: len(keypoints)] = keypoints
+        size = max(len(keypoints), self.batch_min)
         if self._graph is None:
             self._graph = (size, self._captured(size))
         elif self._graph[0] != size:
@@ -74,7 +76,7 @@ class TensorRtSession:
         else:
             launch()
         self._cuda.synchronize()
-        return self._host[1][:size].copy()
+        return self._host[1][: len(keypoints)].copy()
 
     def _captured(self, size: int) -> Callable[[], None] | None:
         """A CUDA graph of one forward; TensorRT does lazy work in the first call, which a graph must not hold."""
@@ -104,13 +106,11 @@ def open_session(bundle: Bundle, threads: int | None = None, cuda: str | None = 
     api, memory = Api(), open_cuda(cuda)
     try:
         check_key(record, engine_key(bundle, api.version, memory.gpu()), bundle.path)
-        opened = memory.inside(lambda: api.deserialize(engine, record.version_compatible))
+        opened = memory.inside(lambda: api.deserialize(engine, record.version_compatible, record.dla_core))
         manifest = bundle.manifest
         emitted = () if manifest.emitted is None else (manifest.poses_a_window,)
         shape = (*emitted, len(manifest.output.joints), 3)
-        session: TensorRtSession = memory.inside(
-            lambda: TensorRtSession(api, opened, memory, shape, read_plan(bundle).batch_max)
-        )
+        session: TensorRtSession = memory.inside(lambda: TensorRtSession(api, opened, memory, shape, read_plan(bundle)))
         return session
     except BaseException:
         memory.close()

@@ -7,6 +7,7 @@ calibrators nor EXPLICIT_BATCH. Nothing of these is used: precision is in the gr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -15,17 +16,17 @@ from pstmo_edge.trt.plans import BuildPlan, check_version
 
 # What the adapter uses, checked against the published binding packages (tests/trt/bindings.json).
 NAMES = (
-    "Builder", "BuilderFlag", "EngineInspector", "HardwareCompatibilityLevel", "ICudaEngine", "IExecutionContext",
-    "ILogger", "LayerInformationFormat", "Logger", "MemoryPoolType", "NetworkDefinitionCreationFlag", "OnnxParser",
-    "ProfilingVerbosity", "Runtime", "TensorIOMode", "AMPERE_PLUS", "DETAILED", "JSON", "STRONGLY_TYPED",
-    "VERSION_COMPATIBLE", "WORKSPACE", "add_optimization_profile", "build_serialized_network",
-    "builder_optimization_level",
+    "AMPERE_PLUS", "Builder", "BuilderFlag", "DETAILED", "DLA", "DLA_core", "DeviceType", "EngineInspector",
+    "GPU_FALLBACK", "HardwareCompatibilityLevel", "ICudaEngine", "IExecutionContext", "ILogger", "JSON",
+    "LayerInformationFormat", "Logger", "MemoryPoolType", "NetworkDefinitionCreationFlag", "OnnxParser",
+    "ProfilingVerbosity", "Runtime", "STRONGLY_TYPED", "TensorIOMode", "VERSION_COMPATIBLE", "WORKSPACE",
+    "add_optimization_profile", "build_serialized_network", "builder_optimization_level", "can_run_on_DLA",
     "create_builder_config", "create_engine_inspector", "create_execution_context", "create_network",
-    "create_optimization_profile", "create_timing_cache", "deserialize_cuda_engine", "engine_host_code_allowed",
-    "execute_async_v3", "get_engine_information", "get_error", "get_tensor_mode", "get_tensor_name",
-    "get_tensor_profile_shape", "hardware_compatibility_level", "num_io_tensors", "parse", "profiling_verbosity",
-    "serialize", "set_flag", "set_input_shape", "set_memory_pool_limit", "set_shape", "set_tensor_address",
-    "set_timing_cache",
+    "create_optimization_profile", "create_timing_cache", "default_device_type", "deserialize_cuda_engine",
+    "engine_host_code_allowed", "execute_async_v3", "get_engine_information", "get_error", "get_layer",
+    "get_tensor_mode", "get_tensor_name", "get_tensor_profile_shape", "hardware_compatibility_level",
+    "num_DLA_cores", "num_io_tensors", "num_layers", "parse", "profiling_verbosity", "serialize", "set_flag",
+    "set_input_shape", "set_memory_pool_limit", "set_shape", "set_tensor_address", "set_timing_cache",
 )  # fmt: skip
 REMOVED_IN_11 = ("EXPLICIT_BATCH", "FP16", "IInt8Calibrator", "OBEY_PRECISION_CONSTRAINTS", "int8_calibrator")
 _OUT_OF_MEMORY = ("out of memory", "outofmemory", "insufficient memory", "cudaerrormemoryallocation")
@@ -72,11 +73,18 @@ class Api:
         return str(self.trt.__version__)
 
     def build(
-        self, graph: bytes, tensor: str, sample: tuple[int, ...], plan: BuildPlan, cache: bytes = b""
+        self,
+        graph: bytes,
+        tensor: str,
+        sample: tuple[int, ...],
+        plan: BuildPlan,
+        cache: bytes = b"",
+        tell: Callable[[str, int, int], None] = lambda text, done, total: None,
     ) -> tuple[bytes, bytes]:
         """The serialized engine of an ONNX graph, and the timing cache that makes the next build faster.
 
-        `tensor` is the input's name and `sample` its shape without the batch. Raises BackendError.
+        `tensor` is the input's name and `sample` its shape without the batch. `tell` hears how much of the graph a DLA
+        core takes, where one was asked for. Raises BackendError.
         """
         trt = self.trt
         builder = self._made(trt.Builder(self.logger), "a builder")
@@ -94,6 +102,9 @@ class Api:
         profile.set_shape(tensor, *((size, *sample) for size in (plan.batch_min, plan.batch_opt, plan.batch_max)))
         if config.add_optimization_profile(profile) < 0:
             raise BackendError(f"TensorRT {self.version} refuses batches of {plan.batch_min} to {plan.batch_max}")
+        if plan.dla_core is not None:
+            taken = self._use_dla(builder, network, config, plan.dla_core)
+            tell(f"DLA core {plan.dla_core} takes {taken} of {network.num_layers} layers, the GPU the others", 0, 0)
         engine = self._made(builder.build_serialized_network(network, config), "an engine")
         return bytes(engine), bytes(timing.serialize()) if timing is not None else b""
 
@@ -112,13 +123,29 @@ class Api:
             config.set_timing_cache(timing, False)
         return timing
 
-    def deserialize(self, engine: bytes, host_code: bool = False) -> Any:
+    def _use_dla(self, builder: Any, network: Any, config: Any, core: int) -> int:
+        """Give the DLA core all layers that it takes and the GPU the others; return how many it takes."""
+        cores = int(builder.num_DLA_cores)
+        if core >= cores:
+            raise BackendError(f"--dla is {core}: this device has {cores} DLA cores; compile without --dla for its GPU")
+        config.default_device_type = self.trt.DeviceType.DLA
+        config.DLA_core = core
+        config.set_flag(self.trt.BuilderFlag.GPU_FALLBACK)
+        taken = sum(bool(config.can_run_on_DLA(network.get_layer(index))) for index in range(network.num_layers))
+        if not taken:
+            raise BackendError(f"a DLA takes none of the {network.num_layers} layers: compile without --dla")
+        return taken
+
+    def deserialize(self, engine: bytes, host_code: bool = False, dla_core: int | None = None) -> Any:
         """The engine of verified bytes; never call this with others. Raises BackendError.
 
-        `host_code` is for version compatible engines, which carry a runtime of their own.
+        `host_code` is for version compatible engines, which carry a runtime of their own; `dla_core` is the one that
+        the engine was compiled for.
         """
         self.runtime = self._made(self.trt.Runtime(self.logger), "a runtime")
         self.runtime.engine_host_code_allowed = host_code
+        if dla_core is not None:
+            self.runtime.DLA_core = dla_core
         return self._made(self.runtime.deserialize_cuda_engine(engine), "the engine opened")
 
     def information(self, engine: Any) -> str:

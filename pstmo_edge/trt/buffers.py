@@ -228,6 +228,8 @@ class PyCuda:
         def free() -> None:
             for memory in self._memory:
                 memory.free()
+            for array in self._host:
+                array.base.free()  # pycuda cannot once the context is gone, and an error's traceback may hold the array
             self._memory.clear()
             self._host.clear()
             self._stream = None

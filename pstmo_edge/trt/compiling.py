@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -13,10 +13,21 @@ from pstmo_edge.bundle import Bundle, Manifest, open_bundle, write_bundle
 from pstmo_edge.errors import BackendError, BundleError, UsageError
 from pstmo_edge.files import write_atomic
 from pstmo_edge.manifest import BackendSpec
-from pstmo_edge.trt.api import Api
+from pstmo_edge.trt.api import Api, import_tensorrt
 from pstmo_edge.trt.buffers import Gpu, open_cuda
 from pstmo_edge.trt.inspection import check_precision, executed
-from pstmo_edge.trt.plans import ENGINE, GRAPH, PLAN, RECORD, BuildPlan, EngineKey, EngineRecord, signed
+from pstmo_edge.trt.plans import (
+    ENGINE,
+    GRAPH,
+    PLAN,
+    RECORD,
+    BuildPlan,
+    EngineKey,
+    EngineRecord,
+    check_dla,
+    signed,
+    written,
+)
 
 INPUT = "keypoints"
 
@@ -25,11 +36,13 @@ def compile_bundle(
     path: str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,
     *,
+    changes: Mapping[str, object] | None = None,
     allow_float: bool = False,
     tell: Callable[[str, int, int], None] = lambda text, done, total: None,
 ) -> Bundle:
     """Compile the bundle at `path` for this device and write it to `out` (by default in its place).
 
+    `changes` are fields of the build plan that differ from the bundle's; the plan that was used is written with it.
     The manifest then says what precision the engine's inspector found for each layer. Raises UsageError, BundleError,
     and BackendError: no TensorRT, no device, a graph that it refuses, no memory, or, unless `allow_float`, a bundle in
     INT8 or FP8 whose engine is not.
@@ -43,17 +56,21 @@ def compile_bundle(
     target = Path(out) if out is not None else bundle.path
     if out is not None and target.exists():
         raise UsageError(f"{target} exists already: give another --out, or none to compile in place")
-    plan, graph = read_plan(bundle), bundle.read(GRAPH)
-    api, cuda = Api(), open_cuda()
+    plan, graph = _changed(read_plan(bundle), changes or {}), bundle.read(GRAPH)
+    api = Api()
+    check_dla(plan, api.version, manifest.precision.requested)
+    cuda = open_cuda()
     try:
         key = engine_key(bundle, api.version, cuda.gpu())
         given = manifest.input
         sample = (given.frames, len(given.joints), len(given.channels))
         cache = _cache_file(key)
         tell(f"TensorRT {api.version} compiles for {key.device}: some minutes on a Jetson", 0, 0)
-        engine, timings = cuda.inside(lambda: api.build(graph, INPUT, sample, plan, _read(cache)))
+        engine, timings = cuda.inside(lambda: api.build(graph, INPUT, sample, plan, _read(cache), tell))
         tell("reading the layers back", 0, 0)
-        information = cuda.inside(lambda: api.information(api.deserialize(engine, plan.version_compatible)))
+        information = cuda.inside(
+            lambda: api.information(api.deserialize(engine, plan.version_compatible, plan.dla_core))
+        )
     finally:
         cuda.close()
     layers = executed(manifest.precision.layers, information)
@@ -62,10 +79,21 @@ def compile_bundle(
     cache.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(cache, timings)
     digest = hashlib.sha256(engine).hexdigest()
-    record = signed(EngineRecord(key=key, engine_sha256=digest, version_compatible=plan.version_compatible))
-    artifacts = {entry.path: bundle.read(entry.path) for entry in manifest.files if entry.path not in (ENGINE, RECORD)}
-    artifacts |= {ENGINE: engine, RECORD: record.model_dump_json(indent=2).encode() + b"\n"}
+    compatible, core = plan.version_compatible, plan.dla_core
+    record = signed(EngineRecord(key=key, engine_sha256=digest, version_compatible=compatible, dla_core=core))
+    artifacts = {entry.path: bundle.read(entry.path) for entry in manifest.files}
+    artifacts |= {PLAN: as_file(plan), ENGINE: engine, RECORD: written(record)}
     return write_bundle(target, _compiled(manifest, layers, api.version), artifacts, force=out is None)
+
+
+def missing_here() -> str | None:
+    """Why nothing can be compiled on this machine, or None where TensorRT and a device are here."""
+    try:
+        import_tensorrt()
+        open_cuda().close()
+    except BackendError as error:
+        return str(error)
+    return None
 
 
 def engine_key(bundle: Bundle, version: str, gpu: Gpu) -> EngineKey:
@@ -84,6 +112,20 @@ def read_plan(bundle: Bundle) -> BuildPlan:
         return BuildPlan.model_validate_json(bundle.read(PLAN))
     except ValidationError as error:
         raise BundleError(f"{bundle.path}: {PLAN} cannot be used: {error.errors()[0]['msg']}; build it again") from None
+
+
+def as_file(plan: BuildPlan) -> bytes:
+    """The plan as it stands in a bundle."""
+    return plan.model_dump_json(indent=2).encode() + b"\n"
+
+
+def _changed(plan: BuildPlan, changes: Mapping[str, object]) -> BuildPlan:
+    try:
+        return BuildPlan.model_validate({**plan.model_dump(), **changes})
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = " ".join(map(str, first["loc"]))
+        raise UsageError(f"the build plan cannot be used: {field}{': ' if field else ''}{first['msg']}") from None
 
 
 def _compiled(manifest: Manifest, layers: tuple[object, ...], version: str) -> Manifest:

@@ -1,7 +1,8 @@
 """Whether TensorRT's parser takes a graph, and whether its Q/DQ nodes stand where layers become integer ones.
 
-Operators and types are those of the ONNX-TensorRT parser's published list (docs/operators.md of onnx/onnx-tensorrt, as
-of TensorRT 10.15, opsets 9 to 24); the rules are of the same list and of NVIDIA's "Working with quantized types".
+Operators and types are those that the ONNX-TensorRT parser's published lists of TensorRT 10.6 and 10.15 have in common
+(docs/operators.md of onnx/onnx-tensorrt; tests/trt/operators.json); the rules are of the same lists and of NVIDIA's
+"Working with quantized types".
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from onnx import TensorProto, numpy_helper
 
 from pstmo_edge.graph import LAYER_TYPES
 
-OPSETS = range(9, 25)
+OPSETS = range(9, 23)
 # Those our graphs are made of, with the element types that they may compute in.
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 _MOVED = _FLOATS | {TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL}
@@ -23,11 +24,11 @@ _QUANTIZED = frozenset({TensorProto.INT8, TensorProto.FLOAT8E4M3FN, TensorProto.
 OPERATORS: dict[str, frozenset[int]] = {
     **dict.fromkeys(("Conv", "Gelu", "Gemm", "LayerNormalization", "LeakyRelu", "MatMul", "QuantizeLinear"), _FLOATS),
     **dict.fromkeys(("BatchNormalization", "Einsum", "Elu", "Erf", "Exp", "Sigmoid", "Softmax", "Tanh"), _FLOATS),
-    **dict.fromkeys(("Abs", "Add", "Div", "Greater", "Mul", "Pad", "Pow", "Relu", "Sub"), _NUMBERS),
+    **dict.fromkeys(("Abs", "Add", "Div", "Greater", "Mul", "Pad", "Relu", "Sub"), _NUMBERS),
     **dict.fromkeys(("ReduceL2", "ReduceMean", "ReduceSum"), _NUMBERS),
     **dict.fromkeys(("Cast", "Concat", "Expand", "Flatten", "Gather", "GatherND", "Identity", "Reshape"), _MOVED),
     **dict.fromkeys(("Shape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze", "Where"), _MOVED),
-    "Sqrt": _FLOATS,
+    **dict.fromkeys(("Pow", "Sqrt"), _FLOATS),
     "DequantizeLinear": _QUANTIZED,
 }  # fmt: skip
 

@@ -23,6 +23,11 @@ GRAPH, PLAN, ENGINE, RECORD = "model.onnx", "build_plan.json", "model.plan", "en
 OLDEST, NEWEST = (10, 3), (12,)  # TensorRT from the one up to, and without, the other
 KEY_VARIABLE = "PSTMO_EDGE_PLAN_KEY"
 _KEY_BYTES = 32
+# NVIDIA's "Working with DLA", as of TensorRT 11.4.1: no dynamic sizes, batches of at most 4096, fp16 and int8 alone;
+# 10.7 was the last of 10.x that supports a DLA, 11.4.1 the first of 11 (on Jetson Orin).
+DLA_BATCHES = 4096
+DLA_PRECISIONS = ("fp16", "int8")
+_DLA_VERSIONS = (((10, 3), (10, 8)), ((11, 4, 1), (12,)))
 
 
 class _Record(BaseModel):
@@ -39,11 +44,20 @@ class BuildPlan(_Record):
     optimization_level: int = Field(default=5, ge=0, le=5)  # builder time for kernel choice; 5 tries most
     version_compatible: bool = False  # opens with later versions of the same major one; larger, and some kernels lost
     hardware_compatible: bool = False  # opens on every GPU from Ampere on; not on Jetson
+    dla_core: int | None = Field(default=None, ge=0)  # which takes what layers it can; the GPU takes the others
 
     def model_post_init(self, context: object) -> None:
-        """Refuse a profile whose sizes are out of order."""
+        """Refuse a profile whose sizes are out of order, and a DLA with batches of several sizes."""
         if not self.batch_min <= self.batch_opt <= self.batch_max:
             raise ValueError(f"batches {self.batch_min}, {self.batch_opt}, {self.batch_max} are not in order")
+        if self.dla_core is None:
+            return
+        if self.batch_min != self.batch_max:
+            raise ValueError(f"a DLA takes one size of batch, not {self.batch_min} to {self.batch_max}: give one")
+        if self.batch_max > DLA_BATCHES:
+            raise ValueError(f"a DLA takes batches of at most {DLA_BATCHES}, not {self.batch_max}")
+        if self.hardware_compatible or self.version_compatible:
+            raise ValueError("an engine for a DLA is for one device and one version: leave out the compatible ones")
 
 
 class EngineKey(_Record):
@@ -72,12 +86,18 @@ class EngineRecord(_Record):
     key: EngineKey
     engine_sha256: str
     version_compatible: bool = False
+    dla_core: int | None = None
     tag: str = ""
 
 
 def signed(record: EngineRecord) -> EngineRecord:
     """The record with its signature by this device's key, which is made where there is none."""
     return record.model_copy(update={"tag": _tag(record, _key(make=True))})
+
+
+def written(record: EngineRecord) -> bytes:
+    """The record as it stands beside the engine."""
+    return json.dumps(record.model_dump(), indent=2).encode() + b"\n"
 
 
 def verified(content: bytes, engine: bytes, path: Path) -> EngineRecord:
@@ -113,6 +133,21 @@ def check_version(version: str) -> None:
         raise BackendError(f"TensorRT {version} is installed: 10.3 to 11.x are supported; on a Jetson, JetPack 6 or 7")
 
 
+def check_dla(plan: BuildPlan, version: str, precision: str) -> None:
+    """Raise BackendError where a plan asks for a DLA that this TensorRT or precision does not have."""
+    if plan.dla_core is None:
+        return
+    if precision not in DLA_PRECISIONS:
+        raise BackendError(
+            f"a DLA computes {' and '.join(DLA_PRECISIONS)}, this bundle is {precision}: build it with --precision fp16"
+        )
+    if not any(first <= _numbers(version) < end for first, end in _DLA_VERSIONS):
+        raise BackendError(
+            f"TensorRT {version} supports no DLA (10.3 to 10.7 do, and 11.4.1 or newer, on Jetson Orin): "
+            f"compile without --dla"
+        )
+
+
 def key_path() -> Path:
     """Where this device's key is: $PSTMO_EDGE_PLAN_KEY, or plan.key in the user's configuration folder."""
     folder = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
@@ -142,6 +177,7 @@ def _key(make: bool) -> bytes | None:
 
 def _tag(record: EngineRecord, key: bytes | None) -> str:
     assert key is not None
+    # As kernels/runtime/plan.cc computes it from the file, so `written` must keep the same escapes.
     fields = record.model_dump(exclude={"tag"})
     message = json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
     return hmac.new(key, message, hashlib.sha256).hexdigest()

@@ -155,6 +155,20 @@ def pycuda_driver(memory):
 
         def detach(self):
             memory.calls.append("detach")
+            assert not pinned, "pycuda cannot give pinned memory back once its context is gone"
+
+    pinned = set()
+
+    class PagelockedHostAllocation:
+        def __init__(self, shape, kind):
+            current()
+            pinned.add(self)
+            self.memory = np.empty(shape, kind)
+            self.__array_interface__ = self.memory.__array_interface__
+
+        def free(self):
+            current()
+            pinned.remove(self)
 
     class Allocation:
         def __init__(self, size):
@@ -191,15 +205,18 @@ def pycuda_driver(memory):
         Device=lambda index: SimpleNamespace(
             retain_primary_context=Context, name=lambda: "Fake Orin", compute_capability=lambda: (8, 7)
         ),
-        pagelocked_empty=lambda shape, kind: (current(), np.empty(shape, kind))[1],
+        pagelocked_empty=lambda shape, kind: np.asarray(PagelockedHostAllocation(shape, kind)),
         mem_alloc=Allocation,
         memcpy_htod_async=lambda address, source, stream: copy(address, source.ctypes.data, source.nbytes, stream),
         memcpy_dtoh_async=lambda target, address, stream: copy(target.ctypes.data, address, target.nbytes, stream),
     )  # fmt: skip
 
 
-def tensorrt(version, memory, *, fail=None, float_layers=()):
-    """A module like `tensorrt` of that version. `fail` makes one step fail; `float_layers` end up in float."""
+def tensorrt(version, memory, *, fail=None, float_layers=(), dla_cores=0, on_dla=("Conv", "Relu", "Add")):
+    """A module like `tensorrt` of that version.
+
+    `fail` makes one step fail; `float_layers` end up in float; the device has `dla_cores`, which take layers `on_dla`.
+    """
     major = int(version.split(".")[0])
     handed = []  # every engine that was handed over to be opened
 
@@ -216,7 +233,7 @@ def tensorrt(version, memory, *, fail=None, float_layers=()):
         INPUT, OUTPUT = 1, 2
 
     flags = {"STRONGLY_TYPED": 1} | ({"EXPLICIT_BATCH": 0} if major < 11 else {})
-    builder_flags = {"VERSION_COMPATIBLE": 1} | ({"FP16": 2, "INT8": 3} if major < 11 else {})
+    builder_flags = {"VERSION_COMPATIBLE": 1, "GPU_FALLBACK": 4} | ({"FP16": 2, "INT8": 3} if major < 11 else {})
 
     class TimingCache:
         def serialize(self):
@@ -227,12 +244,17 @@ def tensorrt(version, memory, *, fail=None, float_layers=()):
             self.limits, self.profiles, self.flags = {}, [], set()
             self.builder_optimization_level, self.profiling_verbosity = 3, "LAYER_NAMES_ONLY"
             self.hardware_compatibility_level = "NONE"
+            self.default_device_type, self.DLA_core = "GPU", None
 
         def set_memory_pool_limit(self, pool, size):
             self.limits[pool] = size
 
         def set_flag(self, flag):
             self.flags.add(flag)
+
+        def can_run_on_DLA(self, layer):  # noqa: N802
+            assert self.default_device_type == "DLA", "what a DLA takes is known once a DLA was asked for"
+            return layer.op_type in on_dla
 
         def create_timing_cache(self, content):
             return TimingCache() if content in (b"", b"timings") else None
@@ -257,10 +279,17 @@ def tensorrt(version, memory, *, fail=None, float_layers=()):
         def __init__(self, typed):
             self.typed, self.graph = typed, None
 
+        @property
+        def num_layers(self):
+            return len(self.graph.graph.node)
+
+        def get_layer(self, index):
+            return self.graph.graph.node[index]
+
     class Builder:
         def __init__(self, logger):
             assert logger.ready
-            self.logger = logger
+            self.logger, self.num_DLA_cores = logger, dla_cores
 
         def create_network(self, bits):
             if major >= 11 and bits & ~0b10:
@@ -283,13 +312,20 @@ def tensorrt(version, memory, *, fail=None, float_layers=()):
                 return refuse("Q/DQ in a weakly typed network without the INT8 flag")
             if not config.profiles:
                 return refuse("Network has dynamic or shape inputs, but no optimization profile has been defined")
+            on_core = config.DLA_core if config.default_device_type == "DLA" else None
+            least, _, most = next(iter(config.profiles[0].shapes.values()))
+            if on_core is not None and least != most:
+                return refuse("DLA does not support dynamic dimensions")
+            if on_core is not None and builder_flags["GPU_FALLBACK"] not in config.flags:
+                return refuse("a layer cannot run on DLA and GPU fallback is not enabled")
             if fail == "memory":
                 return refuse("[virtualMemoryBuffer.cpp::resizePhysical::154] Error Code 2: OutOfMemory (no details)")
             if fail == "build":
                 return refuse("Could not find any implementation for node")
             name = network.graph.graph.input[0].name
             detailed = config.profiling_verbosity == "DETAILED"
-            head = {"profile": config.profiles[0].shapes[name], "input": name, "detailed": detailed, "version": version}
+            head = {"profile": config.profiles[0].shapes[name], "input": name, "detailed": detailed}
+            head |= {"version": version, "dla_core": on_core}
             return MAGIC + json.dumps(head).encode() + b"\n" + network.graph.SerializeToString()
 
     class OnnxParser:
@@ -380,18 +416,23 @@ def tensorrt(version, memory, *, fail=None, float_layers=()):
 
     class Runtime:
         def __init__(self, logger):
-            self.logger, self.engine_host_code_allowed = logger, False
+            self.logger, self.engine_host_code_allowed, self.DLA_core = logger, False, None
 
         def deserialize_cuda_engine(self, content):
             handed.append(content)
             if not content.startswith(MAGIC) or fail == "open":
                 self.logger.log(Severity.ERROR, "Serialization assertion stdVersionRead failed")
                 return None
-            return Engine(content)
+            engine = Engine(content)
+            if engine.head["dla_core"] != self.DLA_core:
+                self.logger.log(Severity.ERROR, "the engine is for another DLA core")
+                return None
+            return engine
 
     made = SimpleNamespace(
         __version__=version, ILogger=ILogger, Builder=Builder, OnnxParser=OnnxParser, Runtime=Runtime,
-        TensorIOMode=Mode, MemoryPoolType=SimpleNamespace(WORKSPACE="WORKSPACE"),
+        TensorIOMode=Mode, DeviceType=SimpleNamespace(GPU="GPU", DLA="DLA"),
+        MemoryPoolType=SimpleNamespace(WORKSPACE="WORKSPACE"),
         NetworkDefinitionCreationFlag=SimpleNamespace(**flags), BuilderFlag=SimpleNamespace(**builder_flags),
         ProfilingVerbosity=SimpleNamespace(DETAILED="DETAILED"), LayerInformationFormat=SimpleNamespace(JSON="JSON"),
         HardwareCompatibilityLevel=SimpleNamespace(AMPERE_PLUS="AMPERE_PLUS"),

@@ -3,18 +3,19 @@
 import hashlib
 import json
 import shutil
-import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
+import standin
+from typer.testing import CliRunner
 
 import pstmo_edge as pe
-from pstmo_edge import backends
+from pstmo_edge import cli
 from pstmo_edge.backends.onnxruntime import OnnxRuntimeSession
-from pstmo_edge.building import prepare_unmeasured
 from pstmo_edge.bundle import open_bundle, write_bundle
 from pstmo_edge.errors import BackendError, UsageError
 from pstmo_edge.export import random_keypoints
@@ -22,62 +23,7 @@ from pstmo_edge.manifest import LayerPrecision
 from pstmo_edge.trt import api, buffers, inspection, plans
 from pstmo_edge.trt.compiling import compile_bundle
 
-sys.path.insert(0, str(Path(__file__).parent))
-import standin
-
 FACTS = json.loads(Path(__file__).with_name("bindings.json").read_text())
-
-
-@pytest.fixture(scope="session")
-def portable(small_model, small_prepared, tmp_path_factory):
-    """Bundles for TensorRT, by precision."""
-    folder = tmp_path_factory.mktemp("tensorrt")
-    pe.build(small_model, "fp32", "tensorrt", out=folder / "fp32", prepared=small_prepared)
-    # What INT8 costs is measured elsewhere, and takes half a minute.
-    pe.build(small_model, "int8", "tensorrt", out=folder / "int8", prepared=prepare_unmeasured(small_model))
-    return folder
-
-
-@pytest.fixture
-def device(monkeypatch, tmp_path):
-    """A machine with TensorRT and CUDA; call it with another version, driver or fault."""
-    monkeypatch.setenv(plans.KEY_VARIABLE, str(tmp_path / "plan.key"))
-    monkeypatch.setenv("PSTMO_EDGE_CACHE", str(tmp_path / "cache"))
-
-    def make(version="10.3.0", cuda="cuda-python", **faults):
-        memory = standin.FakeMemory()
-        trt = standin.tensorrt(version, memory, **faults)
-        found = {"tensorrt": trt}
-        found |= {"cuda.bindings.runtime": standin.cuda_bindings(memory)} if cuda == "cuda-python" else {}
-        found |= {"pycuda.driver": standin.pycuda_driver(memory)} if cuda == "pycuda" else {}
-
-        def load(name):
-            if name in found:
-                return found[name]
-            raise ModuleNotFoundError(f"No module named '{name}'")
-
-        monkeypatch.setattr(api, "import_module", load)
-        monkeypatch.setattr(buffers, "import_module", load)
-        known = backends.installed_version
-        monkeypatch.setattr(
-            "pstmo_edge.backends.installed_version", lambda name: version if name == "tensorrt" else known(name)
-        )
-        monkeypatch.setattr(
-            "pstmo_edge.engine.installed_version", lambda name: version if name == "tensorrt" else known(name)
-        )
-        return memory, trt
-
-    return make
-
-
-@pytest.fixture
-def bundle(portable, tmp_path):
-    """A copy of a portable bundle."""
-
-    def copy(precision="fp32", name="engine"):
-        return Path(shutil.copytree(portable / precision, tmp_path / name))
-
-    return copy
 
 
 def rewritten(path, changed):
@@ -154,6 +100,92 @@ def test_compile_and_run(bundle, device, version, cuda, precision):
     assert memory.blocks == {}
     assert memory.streams == set()
     assert memory.stack() == []
+
+
+def test_a_dla_core_takes_what_it_can(bundle, device, portable):
+    path = bundle("int8")
+    device("10.7.0", dla_cores=2)
+    told = []
+    compiled = compile_bundle(
+        path,
+        changes={"dla_core": 1, "batch_min": 2, "batch_opt": 2, "batch_max": 2},
+        tell=lambda text, *_: told.append(text),
+    )
+    graph = onnx.load_from_string(compiled.read("model.onnx"))
+    taken = sum(node.op_type in ("Conv", "Relu", "Add") for node in graph.graph.node)
+    assert f"DLA core 1 takes {taken} of {len(graph.graph.node)} layers, the GPU the others" in told
+    assert json.loads(compiled.read("engine.json"))["dla_core"] == 1
+    assert plans.BuildPlan.model_validate_json(compiled.read("build_plan.json")).batch_max == 2
+    engine, keypoints = pe.load_engine(path), random_keypoints(3, 9)  # 2 windows, and 1 in a batch of 2
+    alone = OnnxRuntimeSession(compiled.read("model.onnx")).run(keypoints)
+    np.testing.assert_allclose(engine.infer(keypoints), alone, atol=1e-5)
+
+
+DLA = {"dla_core": 0, "batch_max": 1}
+
+
+@pytest.mark.parametrize(
+    ("version", "precision", "cores", "changes", "error", "words"),
+    [
+        ("10.7.0", "fp32", 2, DLA, BackendError, "a DLA computes fp16 and int8, this bundle is fp32"),
+        ("10.8.0", "int8", 2, DLA, BackendError, "TensorRT 10.8.0 supports no DLA"),
+        ("11.4.0", "int8", 2, DLA, BackendError, "TensorRT 11.4.0 supports no DLA"),
+        ("10.3.0", "int8", 0, DLA, BackendError, "--dla is 0: this device has 0 DLA cores"),
+        ("11.4.1", "int8", 1, {**DLA, "dla_core": 1}, BackendError, "--dla is 1: this device has 1 DLA cores"),
+        ("10.3.0", "int8", 2, {"dla_core": 0}, UsageError, "one size of batch, not 1 to 64"),
+        (
+            "10.3.0",
+            "int8",
+            2,
+            {"dla_core": 0, "batch_min": 5000, "batch_opt": 5000, "batch_max": 5000},
+            UsageError,
+            "4096",
+        ),
+        ("10.3.0", "int8", 2, {"dla_core": -1}, UsageError, "dla_core: Input should be greater"),
+        ("10.3.0", "int8", 2, {**DLA, "version_compatible": True}, UsageError, "one device and one version"),
+    ],
+)
+def test_a_dla_that_is_not_there_is_one_line(bundle, device, version, precision, cores, changes, error, words):
+    path = bundle(precision)
+    _, trt = device(version, dla_cores=cores)
+    with pytest.raises(error, match=words):
+        compile_bundle(path, changes=changes)
+    assert trt.handed == []
+
+
+def test_a_dla_that_takes_no_layer_is_told(bundle, device):
+    path = bundle("int8")
+    device("10.7.0", dla_cores=2, on_dla=())
+    with pytest.raises(BackendError, match=r"a DLA takes none of the \d+ layers: compile without --dla"):
+        compile_bundle(path, changes=DLA)
+
+
+def test_commands_compile_at_once_where_a_device_is(bundle, device, tmp_path, monkeypatch, portable):
+    def build(out):
+        shutil.copytree(portable / "fp32", out)
+        return open_bundle(out)
+
+    monkeypatch.setattr(pe, "load_model", lambda *a, **k: None)
+    monkeypatch.setattr(pe, "emitting", lambda lifter, emit: SimpleNamespace(lifter=None))
+    monkeypatch.setattr("pstmo_edge.backends.check_lifter", lambda *a: None)
+    monkeypatch.setattr("pstmo_edge.building.prepare", lambda *a, **k: None)
+    monkeypatch.setattr(pe, "build", lambda *a, out, **k: build(out))
+    order = ["build", "--backend", "tensorrt", "--precision", "fp32", "--out"]
+    done = CliRunner().invoke(cli.app, [*order, str(tmp_path / "none")])
+    assert done.exit_code == 0, done.output
+    assert f"run `pstmo-edge compile {tmp_path / 'none'}` on the device" in done.output
+    device()
+    done = CliRunner().invoke(cli.app, [*order, str(tmp_path / "here")])
+    assert done.exit_code == 0, done.output
+    assert "pstmo-edge compile" not in done.output
+    assert (tmp_path / "here/model.plan").exists()
+    done = CliRunner().invoke(cli.app, ["compile", str(tmp_path / "none"), "--batch", "1,2,8", "--workspace-mib", "64"])
+    assert done.exit_code == 0, done.output
+    plan = plans.BuildPlan.model_validate_json(open_bundle(tmp_path / "none").read("build_plan.json"))
+    assert (plan.batch_opt, plan.batch_max, plan.workspace_mib) == (2, 8, 64)
+    for wrong in ("2,1", "a", ""):
+        done = CliRunner().invoke(cli.app, ["compile", str(tmp_path / "none"), "--batch", wrong])
+        assert isinstance(done.exception, UsageError)
 
 
 @pytest.mark.parametrize("cuda", ["cuda-python", "pycuda"])
