@@ -15,14 +15,18 @@ import typer
 
 from pstmo_edge import console
 from pstmo_edge.errors import DataError, UsageError
+from pstmo_edge.naming import unknown
 
 if TYPE_CHECKING:
     from pstmo_edge.app.detectors import Detector
-    from pstmo_edge.app.pipeline import Pipeline, Report
+    from pstmo_edge.app.pipeline import Pipeline, Report, Viewer
+    from pstmo_edge.app.refining import RefineSettings
     from pstmo_edge.app.sources import Source
     from pstmo_edge.engine import Engine
 
 _SHOWN_EVERY = 0.5  # seconds
+UNKNOWN_SIZE = (1, 1)  # of the picture: `People` takes it from the frames
+SMOOTHINGS = ("none", "one-euro", "savgol")
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -63,6 +67,18 @@ def run(
     min_confidence: Annotated[float, typer.Option(help="Below it a joint is missing.")] = 0.3,
     max_gap: Annotated[float, typer.Option(help="Seconds without a person that end its sequence.")] = 0.5,
     pace: Annotated[bool, typer.Option("--pace", help="Let a file pass as in life, dropping what comes late.")] = False,
+    smooth: Annotated[
+        str, typer.Option(help="one-euro (live), savgol (.npz and .bvh, afterwards: no lag) or none.")
+    ] = "none",
+    intrinsics: Annotated[
+        str | None,
+        typer.Option(help="fx,fy,cx,cy in pixels, then OpenCV's k1,k2,p1,p2,k3 if any; without them a guess."),
+    ] = None,
+    height: Annotated[float | None, typer.Option(help="The height of the people in metres, if it is known.")] = None,
+    tilt: Annotated[
+        float | None, typer.Option(help="Degrees the camera looks down: poses in a world frame with z up.")
+    ] = None,
+    camera_height: Annotated[float, typer.Option(help="Metres of the camera above the floor, with --tilt.")] = 0.0,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the engine's runtime.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
@@ -73,28 +89,34 @@ def run(
     """
     from pstmo_edge.app.people import People
     from pstmo_edge.app.pipeline import Pipeline
+    from pstmo_edge.app.refining import PoseRefiner
     from pstmo_edge.app.sources import open_source
     from pstmo_edge.app.tracking import TrackerSettings
-    from pstmo_edge.app.writers import open_writer
+    from pstmo_edge.app.writers import WriterSettings, open_writer
     from pstmo_edge.skeletons import get_skeleton
     from pstmo_edge.streaming import StreamSettings
 
+    refining = _refining(intrinsics, height, tilt, camera_height, smooth)
     opened = open_source(source, _size(image_size), fps, skeleton, _told)
     finder = _detector(opened, detector)
-    joints = opened.recording.skeleton if finder is None else finder.skeleton  # type: ignore[attr-defined]
-    lifter = _engine(engine or [Path("engine")], joints, lookahead, threads)
-    settings = StreamSettings((1, 1), max(opened.fps, 1.0), lookahead, max_gap, min_confidence)
+    lifter = _engine(engine or [Path("engine")], _joints(opened, finder), lookahead, threads)
+    settings = StreamSettings(UNKNOWN_SIZE, max(opened.fps, 1.0), lookahead, max_gap, min_confidence)
     tracking = TrackerSettings(memory=max_gap, min_confidence=min_confidence, most_people=people)
-    output = get_skeleton(lifter.manifest.output.skeleton)
+    crowd = People(lifter, settings, tracking)
+    files = WriterSettings(
+        get_skeleton(lifter.manifest.output.skeleton), opened.fps, force, smooth == "savgol", tilt is not None
+    )
     pipeline = Pipeline(
         opened,
-        People(lifter, settings, tracking),
+        crowd,
         finder,
-        writers=[open_writer(path, output, opened.fps, force) for path in save or []],
-        viewers=[],
+        PoseRefiner(crowd, refining),
+        writers=[open_writer(path, files) for path in save or []],
+        viewers=_viewers(view or [], lifter, _seconds(lifter, lookahead), opened.fps, force),
         paced=pace,
         after_frame=_Status(),
     )
+    _told(_opening(opened, lifter, lookahead, intrinsics is None))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: pipeline.stop())
     report = pipeline.run()
@@ -128,6 +150,77 @@ def _size(text: str | None) -> tuple[int, int] | None:
     if found is None or not (1 <= int(found[1]) <= 65536 and 1 <= int(found[2]) <= 65536):
         raise UsageError(f"--image-size is {text}: give WIDTHxHEIGHT in pixels, such as 1920x1080")
     return int(found[1]), int(found[2])
+
+
+def _numbers(option: str, text: str, counts: Sequence[int], wanted: str) -> list[float]:
+    try:
+        values = [float(each) for each in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in counts:
+        raise UsageError(f"--{option} is {text}: give {wanted}")
+    return values
+
+
+def _refining(
+    intrinsics: str | None, height: float | None, tilt: float | None, camera_height: float, smooth: str
+) -> RefineSettings:
+    from pstmo_edge.app.placing import BodyScale, Intrinsics, World
+    from pstmo_edge.app.refining import RefineSettings
+
+    if smooth not in SMOOTHINGS:
+        raise unknown("smoothing", smooth, SMOOTHINGS)
+    if tilt is None and camera_height:
+        raise UsageError("--camera-height is for --tilt: without the camera's tilt there is no floor")
+    lens = None
+    if intrinsics is not None:
+        fx, fy, cx, cy, *bent = _numbers(
+            "intrinsics", intrinsics, (4, 8, 9), "fx,fy,cx,cy in pixels, perhaps with k1,k2,p1,p2 and k3"
+        )
+        lens = Intrinsics.opencv((fx, fy), (cx, cy), bent)
+    if height is not None:
+        BodyScale(height)  # refuses what is no height
+    world = None if tilt is None else World.tilted(tilt, camera_height=camera_height)
+    return RefineSettings(lens, world, height, smooth == "one-euro")
+
+
+def _joints(source: Source, detector: Detector | None) -> str:
+    """The joint set that is lifted from."""
+    from pstmo_edge.app.sources import KeypointSource
+
+    if detector is not None:
+        return detector.skeleton
+    assert isinstance(source, KeypointSource)
+    return source.recording.skeleton
+
+
+def _seconds(engine: Engine, lookahead: int | None) -> float:
+    """How long a pose waits for later frames."""
+    given = engine.manifest.input
+    return (given.lookahead_frames if lookahead is None else lookahead) * given.t_downsample / given.frame_rate
+
+
+def _opening(source: Source, engine: Engine, lookahead: int | None, assumed: bool) -> str:
+    """What is about to run, and what its look-ahead costs in milliseconds and millimetres."""
+    given, accuracy = engine.manifest.input, engine.manifest.accuracy
+    asked = given.lookahead_frames if lookahead is None else lookahead
+    step = 1000.0 * given.t_downsample / given.frame_rate
+    text = (
+        f"{source.name} at {source.fps:.4g} frames a second through {engine.path} ({engine.manifest.model.name}, "
+        f"{given.frames} frames, {engine.backend}); poses wait {asked * step:.0f} ms (--lookahead {asked})"
+    )
+    prices = {} if accuracy is None else {each.frames: each.mpjpe_mm for each in accuracy.lookahead}
+    if prices:
+        nearest = min(prices, key=lambda frames: abs(frames - asked))
+        more = prices[nearest] - prices[max(prices)]
+        text += (
+            f", which costs {more:.1f} mm against waiting {max(prices) * step:.0f} ms" if nearest < max(prices) else ""
+        )
+        if nearest == max(prices) and 0 in prices:
+            text += f"; --lookahead 0 would cost {prices[0] - prices[nearest]:.1f} mm"
+    if asked == 0 and given.lookahead_frames > 0 and given.skeleton == "human36m-17":
+        text += "; weights trained without look-ahead: pstmo-edge build --checkpoint p-stmo-s-27-causal"
+    return text + ("; distances assume a focal length of the longer side (--intrinsics)" if assumed else "")
 
 
 def _detector(source: Source, wanted: str | None) -> Detector | None:
@@ -171,6 +264,16 @@ def _engine(paths: Sequence[Path], skeleton: str, lookahead: int | None, threads
     if not engines:
         raise refused[0]
     return min(engines, key=lambda each: each.manifest.accuracy.after.mpjpe_mm if each.manifest.accuracy else 0.0)
+
+
+def _viewers(specs: Sequence[str], engine: Engine, lookahead: float, fps: float, force: bool) -> list[Viewer]:
+    from pstmo_edge.app.viewers import ViewerSettings, open_viewer
+    from pstmo_edge.skeletons import get_skeleton
+
+    manifest = engine.manifest
+    joints = get_skeleton(manifest.input.skeleton), get_skeleton(manifest.output.skeleton)
+    settings = ViewerSettings(*joints, lookahead, fps, force)
+    return [open_viewer(spec, settings) for spec in specs]
 
 
 def _told(line: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -135,6 +135,11 @@ class Stream(Protocol):
 
     def read(self) -> PoseResult | None:
         """The next pose that is ready, if any: after a gap there are many."""
+        ...
+
+    @staticmethod
+    def read_each(streams: Sequence[Any]) -> list[PoseResult | None]:
+        """The next ready pose of each of many such streams over one engine, computed in one batch."""
         ...
 
     def finish(self) -> list[PoseResult]:
@@ -329,6 +334,15 @@ class ReferenceStream:
                 return result
         return None
 
+    @staticmethod
+    def read_each(streams: Sequence[ReferenceStream]) -> list[PoseResult | None]:
+        """See `Stream`."""
+        windows = [stream._take() for stream in streams]
+        ready = [window.values for window in windows if window is not None]
+        poses = iter(streams[0].engine.infer(np.stack(ready)) if ready else ())
+        pairs = zip(streams, windows, strict=True)
+        return [None if window is None else stream._deliver(window, next(poses)) for stream, window in pairs]
+
     def finish(self) -> list[PoseResult]:
         """See `Stream`."""
         self._cut(gap=False)
@@ -462,21 +476,9 @@ def next_time(last: float | None, fps: float) -> float:
 
 
 def read_ready(streams: Sequence[Stream]) -> list[list[PoseResult]]:
-    """All poses that are ready, by stream, oldest first.
-
-    The windows of streams over one engine's `infer` are computed in one batch. The native library's streams are read
-    in turn: they keep each frame's encoding, and a batch would compute it again for the whole window.
-    """
+    """All poses that are ready of streams over one engine, by stream, oldest first; their windows share a batch."""
     results: list[list[PoseResult]] = [[] for _ in streams]
-    ready: list[tuple[int, ReferenceStream, _Window]] = []
-    for place, stream in enumerate(streams):
-        if not isinstance(stream, ReferenceStream):
-            results[place] = list(iter(stream.read, None))
-            continue
-        ready += [(place, stream, window) for window in iter(stream._take, None)]
-    if ready:
-        poses = ready[0][1].engine.infer(np.stack([window.values for _, _, window in ready]))
-        for (place, stream, window), pose in zip(ready, poses, strict=True):
-            result = stream._deliver(window, pose)
+    while streams and any(found := type(streams[0]).read_each(streams)):
+        for place, result in enumerate(found):
             results[place] += [] if result is None else [result]
     return results

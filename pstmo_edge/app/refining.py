@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pstmo_edge.app.doubt import DoubtModel, DoubtTracker
 from pstmo_edge.app.placing import BodyScale, Intrinsics, Placer, World
+from pstmo_edge.app.smoothing import LiveSmoother
 from pstmo_edge.app.types import PersonPose
 from pstmo_edge.arrays import FloatArray
 
@@ -18,35 +19,19 @@ if TYPE_CHECKING:
     from pstmo_edge.app.people import People
 
 
-class Smoother(Protocol):
-    """One signal's filter in time."""
-
-    def update(self, values: FloatArray, timestamp: float) -> FloatArray:
-        """The smooth values at a time."""
-        ...
-
-
-class SmootherFactory(Protocol):
-    """Makes the filters of one person: one of the pose, one of the root."""
-
-    def __call__(self) -> Smoother:
-        """A fresh filter."""
-        ...
-
-
 @dataclass(frozen=True)
 class RefineSettings:
     """What is to be told.
 
     `intrinsics` None stands for the stated assumption (`Intrinsics.assumed`), `world` turns poses and roots into a
-    world frame, `height` in metres gives poses their size, `smoother` makes live filters, `doubt` whether doubt is told
-    where it was fitted for the engine's weights.
+    world frame, `height` in metres gives poses their size, `smooth` filters poses and roots as they come, `doubt` says
+    whether doubt is told where it was fitted for the engine's weights.
     """
 
     intrinsics: Intrinsics | None = None
     world: World | None = None
     height: float | None = None
-    smoother: SmootherFactory | None = None
+    smooth: bool = False
     doubt: bool = True
 
 
@@ -56,8 +41,7 @@ class _Memory:
 
     doubt: DoubtTracker | None
     scale: BodyScale | None
-    pose: Smoother | None
-    root: Smoother | None
+    smoother: LiveSmoother | None
 
 
 class PoseRefiner:
@@ -85,12 +69,10 @@ class PoseRefiner:
         result, pose, keypoints = given.result, given.pose, given.keypoints
         doubt = None if memory.doubt is None else memory.doubt.estimate(result, keypoints)
         scale = 1.0 if memory.scale is None else memory.scale.update(pose)
-        if memory.pose is not None:
-            pose = memory.pose.update(pose, result.timestamp)
         pose = (pose * scale).astype(np.float32)
         root = None if keypoints is None else self._root(pose, keypoints)
-        if root is not None and memory.root is not None:
-            root = memory.root.update(root, result.timestamp)
+        if memory.smoother is not None:
+            pose, root = memory.smoother(pose, root, result.timestamp)
         if self.settings.world is not None:
             pose = self.settings.world.turned(pose)
         return dataclasses.replace(
@@ -118,10 +100,8 @@ class PoseRefiner:
 
     def _remember(self) -> _Memory:
         people, settings = self.people, self.settings
-        smooth = settings.smoother
         return _Memory(
             doubt=None if self.doubt is None else DoubtTracker(people.engine, people.settings, self.doubt),
             scale=None if settings.height is None else BodyScale(settings.height),
-            pose=None if smooth is None else smooth(),
-            root=None if smooth is None else smooth(),
+            smoother=LiveSmoother() if settings.smooth else None,
         )

@@ -11,19 +11,21 @@ import io
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Literal, Protocol
 
 import numpy as np
 
 from pstmo_edge.app.types import PersonPose
-from pstmo_edge.arrays import FloatArray
+from pstmo_edge.arrays import FloatArray, IntArray
 from pstmo_edge.errors import UsageError
 from pstmo_edge.files import write_atomic
-from pstmo_edge.skeletons import Skeleton
+from pstmo_edge.skeletons import HUMAN36M, Skeleton
 
 MOST_POSES = 2_000_000  # 1.3 GB: 18 hours of one person at 30 a second
 _DIGITS = 5  # of a metre
+_LATE = 1.5  # usual spacings: a longer one ends a stretch, as in `smoothing`
 FLAGS = ("valid", "degraded", "stale", "gap")
 
 
@@ -42,22 +44,39 @@ class Writer(Protocol):
         ...
 
 
-def open_writer(path: Path, skeleton: Skeleton, fps: float, force: bool = False) -> Writer:
+@dataclass(frozen=True)
+class WriterSettings:
+    """What every writer is told.
+
+    `skeleton` is the joint set of the poses and `fps` the source's frames a second. `force` replaces files. With
+    `smooth` files that are written at the end hold poses after a Savitzky-Golay filter, which has no lag. In `world`
+    poses have z up, else they are in the camera frame.
+    """
+
+    skeleton: Skeleton = HUMAN36M
+    fps: float = 30.0
+    force: bool = False
+    smooth: bool = False
+    world: bool = False
+
+
+def open_writer(path: Path, settings: WriterSettings) -> Writer:
     """The writer for a file's suffix; raises UsageError for another suffix and for a file that is there."""
     if path.suffix not in _WRITERS:
         raise UsageError(f"--save {path}: poses are written to {', '.join(_WRITERS)} files")
-    if path.exists() and not force:
-        raise UsageError(f"{path} exists already: give --force to replace it, or another name")
+    there = sorted(path.parent.glob(f"{path.stem}-*.bvh")) if path.suffix == ".bvh" else [path] * path.exists()
+    if there and not settings.force:
+        raise UsageError(f"{there[0]} exists already: give --force to replace it, or another name")
     if not path.parent.is_dir():
         raise UsageError(f"--save {path}: there is no folder {path.parent}")
-    return _WRITERS[path.suffix](path, skeleton, fps)
+    return _WRITERS[path.suffix](path, settings)
 
 
 class _Lines:
     """A text file that grows by whole lines."""
 
-    def __init__(self, path: Path, skeleton: Skeleton, fps: float) -> None:
-        self.path, self.skeleton, self.lost = path, skeleton, 0
+    def __init__(self, path: Path, settings: WriterSettings) -> None:
+        self.path, self.skeleton, self.lost = path, settings.skeleton, 0
         self._file: IO[str] = path.open("w", encoding="utf-8", newline="")
 
     def write(self, poses: Sequence[PersonPose]) -> None:
@@ -99,10 +118,10 @@ class JsonLines(_Lines):
 class Csv(_Lines):
     """A row a pose, with columns named by joint and axis: Hip_x, Hip_y, Hip_z ..., in metres."""
 
-    def __init__(self, path: Path, skeleton: Skeleton, fps: float) -> None:
-        super().__init__(path, skeleton, fps)
-        joints = [f"{joint}_{axis}" for joint in skeleton.joints for axis in "xyz"]
-        doubt = [f"{joint}_doubt_mm" for joint in skeleton.joints]
+    def __init__(self, path: Path, settings: WriterSettings) -> None:
+        super().__init__(path, settings)
+        joints = [f"{joint}_{axis}" for joint in self.skeleton.joints for axis in "xyz"]
+        doubt = [f"{joint}_doubt_mm" for joint in self.skeleton.joints]
         head = ["frame", "time", "person", "flag", "doubtful", "lookahead_ms", "root_x", "root_y", "root_z"]
         self._file.write(_csv_line([*head, *joints, *doubt]))
 
@@ -117,8 +136,8 @@ class Csv(_Lines):
 class _Whole:
     """A file that is written when all poses are known."""
 
-    def __init__(self, path: Path, skeleton: Skeleton, fps: float) -> None:
-        self.path, self.skeleton, self.fps, self.lost = path, skeleton, fps, 0
+    def __init__(self, path: Path, settings: WriterSettings) -> None:
+        self.path, self.settings, self.skeleton, self.lost = path, settings, settings.skeleton, 0
         self.poses: list[PersonPose] = []
 
     def write(self, poses: Sequence[PersonPose]) -> None:
@@ -131,6 +150,36 @@ class _Whole:
         """See `Writer`."""
         raise NotImplementedError
 
+    def by_person(self) -> dict[int, _Track]:
+        """Each person's recording in order of time, smoothed where that was asked for."""
+        places: dict[int, list[int]] = {}
+        for place in sorted(range(len(self.poses)), key=lambda i: self.poses[i].result.timestamp):
+            places.setdefault(self.poses[place].person, []).append(place)
+        return {person: self._track(np.array(own)) for person, own in places.items()}
+
+    def _track(self, places: IntArray) -> _Track:
+        from pstmo_edge.app.smoothing import smoothed
+
+        own = [self.poses[place] for place in places]
+        times = np.array([each.result.timestamp for each in own])
+        poses = _stacked([each.pose for each in own], (len(self.skeleton.joints), 3))
+        roots = _stacked([_or(each.root, np.full(3, np.nan)) for each in own], (3,))
+        if self.settings.smooth:
+            poses = smoothed(poses, times)
+            known = np.isfinite(roots).all(-1)
+            roots[known] = smoothed(roots[known], times[known])
+        return _Track(places, times, poses, roots)
+
+
+@dataclass(frozen=True)
+class _Track:
+    """One person's poses: which they are of all, their times (L,), poses (L, J, 3) and roots (L, 3), NaN: not known."""
+
+    places: IntArray
+    times: FloatArray
+    poses: FloatArray
+    roots: FloatArray
+
 
 class Npz(_Whole):
     """Plain arrays by pose (P,): frame, time, person, flag (`flags` names them), pose (P, 17, 3) metres and so on."""
@@ -139,8 +188,10 @@ class Npz(_Whole):
         """See `Writer`."""
         joints = len(self.skeleton.joints)
         results = [pose.result for pose in self.poses]
-        missing = np.full(3, np.nan), np.full(joints, np.nan), np.full((joints, 3), np.nan)
-        no_root, no_doubt, no_keypoints = missing
+        no_doubt, no_keypoints = np.full(joints, np.nan), np.full((joints, 3), np.nan)
+        poses, roots = np.zeros((len(results), joints, 3), np.float32), np.zeros((len(results), 3), np.float32)
+        for track in self.by_person().values():
+            poses[track.places], roots[track.places] = track.poses, track.roots
         arrays = {
             "frame": np.array([result.frame for result in results], np.int64),
             "time": np.array([result.timestamp for result in results], np.float64),
@@ -149,20 +200,43 @@ class Npz(_Whole):
             "doubtful": np.array([pose.doubtful for pose in self.poses], bool),
             "lookahead_ms": np.array([result.lookahead_ms for result in results], np.float32),
             "missing": np.array([result.missing for result in results], bool).reshape(-1, joints),
-            "pose": _stacked([pose.pose for pose in self.poses], (joints, 3)),
+            "pose": poses,
             "keypoints": _stacked([_or(pose.keypoints, no_keypoints) for pose in self.poses], (joints, 3)),
             "doubt_mm": _stacked([_or(pose.doubt_mm, no_doubt) for pose in self.poses], (joints,)),
-            "root": _stacked([_or(pose.root, no_root) for pose in self.poses], (3,)),
+            "root": roots,
             "flags": np.array(FLAGS),
             "skeleton": np.array(self.skeleton.name),
-            "fps": np.array(self.fps),
+            "fps": np.array(self.settings.fps),
         }
         content = io.BytesIO()
         np.savez_compressed(content, **arrays)
         write_atomic(self.path, content.getvalue())
 
 
-_WRITERS: dict[str, Callable[[Path, Skeleton, float], Writer]] = {".npz": Npz, ".jsonl": JsonLines, ".csv": Csv}
+class Bvh(_Whole):
+    """A file a person and stretch without a gap: NAME-PERSON.bvh, then NAME-PERSON-2.bvh and so on."""
+
+    def close(self) -> None:
+        """See `Writer`."""
+        from pstmo_edge.app.bvh import write_bvh
+
+        for person, track in self.by_person().items():
+            steps = np.diff(track.times)
+            usual = float(np.median(steps)) if len(steps) else 1 / self.settings.fps
+            stretches = np.split(np.arange(len(track.times)), np.flatnonzero(steps > _LATE * usual) + 1)
+            for number, own in enumerate(stretches, 1):
+                name = f"{self.path.stem}-{person}{f'-{number}' if number > 1 else ''}.bvh"
+                roots = track.roots[own] if np.isfinite(track.roots[own]).all(-1).any() else None
+                axes: Literal["world", "camera"] = "world" if self.settings.world else "camera"
+                write_bvh(self.path.with_name(name), track.poses[own], roots, 1 / usual, axes, self.skeleton.name)
+
+
+_WRITERS: dict[str, Callable[[Path, WriterSettings], Writer]] = {
+    ".npz": Npz,
+    ".jsonl": JsonLines,
+    ".csv": Csv,
+    ".bvh": Bvh,
+}
 
 
 def _stacked(rows: Sequence[FloatArray], shape: tuple[int, ...]) -> FloatArray:

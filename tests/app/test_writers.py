@@ -6,7 +6,7 @@ import pytest
 
 from pstmo_edge.app import writers
 from pstmo_edge.app.types import PersonPose
-from pstmo_edge.app.writers import open_writer
+from pstmo_edge.app.writers import WriterSettings, open_writer
 from pstmo_edge.errors import UsageError
 from pstmo_edge.skeletons import HUMAN36M
 from pstmo_edge.streaming import PoseResult
@@ -27,7 +27,7 @@ POSES = [pose(0, degraded=True), pose(1, 3, bare=True, stale=True), pose(2, gap=
 
 
 def written(path, poses=POSES):
-    writer = open_writer(path, HUMAN36M, 30.0)
+    writer = open_writer(path, WriterSettings(HUMAN36M))
     for each in poses:
         writer.write([each])
     writer.close()
@@ -50,7 +50,7 @@ def test_lines_hold_every_pose_and_its_flags(tmp_path):
 
 
 def test_lines_are_whole_before_the_file_is_closed(tmp_path):
-    writer = open_writer(tmp_path / "p.jsonl", HUMAN36M, 30.0)
+    writer = open_writer(tmp_path / "p.jsonl", WriterSettings())
     writer.write(POSES)
     assert len([json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]) == 3
     writer.close()
@@ -90,11 +90,11 @@ def test_a_run_without_poses_leaves_a_readable_file(tmp_path, suffix):
 def test_files_that_are_there_or_of_another_kind_are_refused(tmp_path):
     written(tmp_path / "p.csv")
     with pytest.raises(UsageError, match="--force"):
-        open_writer(tmp_path / "p.csv", HUMAN36M, 30.0)
+        open_writer(tmp_path / "p.csv", WriterSettings())
     with pytest.raises(UsageError, match=r"\.npz, \.jsonl"):
-        open_writer(tmp_path / "p.txt", HUMAN36M, 30.0)
+        open_writer(tmp_path / "p.txt", WriterSettings())
     with pytest.raises(UsageError, match="no folder"):
-        open_writer(tmp_path / "a/p.csv", HUMAN36M, 30.0)
+        open_writer(tmp_path / "a/p.csv", WriterSettings())
 
 
 def test_what_does_not_fit_is_counted(tmp_path, monkeypatch):

@@ -1,0 +1,114 @@
+"""`pstmo-edge run` as it is typed, on keypoints made from the bundled motion."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from native_build import native_bundle
+
+from pstmo_edge.skeletons import COCO, HUMAN36M
+
+PROGRAM = str(Path(sys.executable).with_name("pstmo-edge"))
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return str(native_bundle("tiny"))
+
+
+def keypoints(path, length=40, people=1, skeleton=HUMAN36M, fps=50.0):
+    rng = np.random.default_rng(0)
+    shapes = rng.uniform(-80, 80, (people, 17, 2)) + np.linspace(300, 700, people)[:, None, None]
+    paths = shapes + rng.normal(0, 1.5, (length, people, 17, 2)).cumsum(0)
+    full = np.concatenate([paths, np.full((length, people, 17, 1), 0.9)], axis=-1)
+    np.savez(path, keypoints=full, image_size=(1000, 1002), skeleton=skeleton.name, fps=fps)
+    return str(path)
+
+
+def typed(*words, cwd=None):
+    done = subprocess.run([PROGRAM, "run", *words], capture_output=True, text=True, check=False, cwd=cwd)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_keypoints_to_files_of_poses(engine, tmp_path):
+    given = keypoints(tmp_path / "k.npz", people=2)
+    out = [f"--save={tmp_path / name}" for name in ("p.jsonl", "p.csv", "p.npz", "p.bvh")]
+    status, printed, _ = typed(given, "--engine", engine, *out)
+    assert status == 0
+    assert "40 frames" in printed
+    assert "2 people, 80 poses" in printed
+    assert len((tmp_path / "p.jsonl").read_text().splitlines()) == 80
+    assert sorted(path.name for path in tmp_path.glob("*.bvh")) == ["p-0.bvh", "p-1.bvh"]
+
+
+def test_json_tells_exact_counters(engine, tmp_path):
+    status, printed, _ = typed(keypoints(tmp_path / "k.npz"), "--engine", engine, "--json", "--lookahead", "0")
+    found = json.loads(printed)
+    assert status == 0
+    assert (found["frames"], found["lifted"], found["poses"], found["failed"]) == (40, 40, 40, 0)
+    assert found["flags"]["valid"] == 40
+    assert found["latency_ms"]["lift"]["p99"] > 0
+
+
+def test_of_several_engines_the_one_that_reads_the_joints(engine, tmp_path):
+    given = keypoints(tmp_path / "k.npz", skeleton=COCO)
+    status, _, told = typed(given, "--engine", engine)
+    assert status == 1
+    assert "p-stmo-s-27-coco" in told
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "expected"),
+    [
+        (["k.npz", "--engine", "ENGINE", "--lookahead", "9"], 2, "0 to 4 frames of look-ahead"),
+        (["k.npz", "--engine", "ENGINE", "--detector", "mediapipe"], 2, "leave --detector out"),
+        (["k.npz"], 2, "pstmo-edge build"),
+        (["k.npz", "--engine", "ENGINE", "--save", "p.txt"], 2, ".npz, .jsonl"),
+        (["k.npz", "--engine", "ENGINE", "--image-size", "big"], 2, "WIDTHxHEIGHT"),
+        (["k.npz", "--engine", "ENGINE", "--view", "hologram"], 2, "hologram"),
+        (["none.npz", "--engine", "ENGINE"], 1, "no such file"),
+        (["k.npz", "--engine", "ENGINE", "--intrinsics", "1,2"], 2, "fx,fy,cx,cy"),
+    ],
+)
+def test_mistakes_are_one_line(engine, tmp_path, words, status, expected):
+    keypoints(tmp_path / "k.npz", length=3)
+    words = [engine if word == "ENGINE" else word for word in words]
+    found, _, told = typed(*words, cwd=tmp_path)
+    assert (found, told.count("\n")) == (status, 1), told
+    assert expected in told
+
+
+def test_pictures_need_a_detector_and_the_line_names_them(engine, tmp_path):
+    pytest.importorskip("av")
+    from videos import write_video
+
+    write_video(tmp_path / "a.mp4", [0.0, 0.04])
+    status, _, told = typed(str(tmp_path / "a.mp4"), "--engine", engine)
+    assert status == 2
+    assert "mediapipe" in told
+    assert "rtmlib" in told
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_with_everything_written(engine, tmp_path, number):
+    given = keypoints(tmp_path / "k.npz", length=3000)
+    words = [PROGRAM, "run", given, "--engine", engine, "--pace", "--json", "--save", str(tmp_path / "p.jsonl")]
+    app = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 20
+    while not ((tmp_path / "p.jsonl").exists() and (tmp_path / "p.jsonl").stat().st_size > 5000):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(app.pid, number)
+    printed, _ = app.communicate(timeout=20)
+    assert app.returncode == 0
+    found = json.loads(printed)
+    assert 0 < found["lifted"] < 3000
+    assert found["frames"] == found["lifted"] + found["dropped_before_lifting"]
+    assert len((tmp_path / "p.jsonl").read_text().splitlines()) == found["poses"] == found["lifted"]
