@@ -241,6 +241,8 @@ class NativeStream(_Handle):
         self._check(status)
         return _result(pose)
 
+    read_each = staticmethod(read_streams)
+
     def finish(self) -> list[PoseResult]:
         """See `Stream`."""
         self._check(_library().pstmo_edge_stream_finish(self._handle))
