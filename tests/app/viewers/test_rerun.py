@@ -1,0 +1,119 @@
+"""Recordings for rerun, read back with rerun's own tools."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from app.viewers.conftest import FRAMES
+
+pytest.importorskip("rerun", reason="rerun is not installed here: pip install '.[view]'")
+from pstmo_edge.app.viewers import ViewerSettings, open_viewer, rerun
+from pstmo_edge.errors import BackendError, UsageError
+
+DELAY = 6
+
+
+def record(path, views):
+    viewer = open_viewer(str(path), ViewerSettings(lookahead=DELAY / 30))
+    for view in views:
+        viewer.show(view)
+    viewer.close()
+    viewer.close()
+    viewer.show(views[0])  # after the end: nothing
+    return path
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory, joints, pictures):
+    from app.viewers.conftest import views as make_views
+
+    made = make_views.__wrapped__(joints, pictures)(DELAY)
+    made[-1] = replace(made[-1], left=(2,))
+    return record(tmp_path_factory.mktemp("rerun") / "out.rrd", made)
+
+
+@pytest.fixture(scope="module")
+def rows(recording):
+    """`rows(entity, component)`: (seconds, frame, value) of everything logged there, in the order of time."""
+    from rerun.recording import load_recording
+
+    loaded = load_recording(recording)
+
+    def read(entity, component):
+        view = loaded.view(index="time", contents=entity)
+        table = view.select().read_all().to_pydict()
+        (column,) = [name for name in table if name.startswith(f"{entity}:") and name.endswith(component)]
+        kept = [row for row in zip(table["time"], table["frame"], table[column], strict=True) if row[2] is not None]
+        return [(at.total_seconds(), frame, value) for at, frame, value in kept]
+
+    return read
+
+
+def test_reruns_own_tool_reads_the_recording(recording):
+    rerun_command = [sys.executable, "-m", "rerun", "rrd"]
+    subprocess.run([*rerun_command, "verify", str(recording)], check=True, capture_output=True)
+    printed = subprocess.run([*rerun_command, "print", str(recording)], check=True, capture_output=True, text=True).stdout
+    for entity in (
+        "/camera/image", "/camera/image/found", "/camera/image/people/1/bones", "/world/people/1/joints",
+        "/world/people/2/bones", "/people/2/flag", "/people/2/doubt_mm", "/latency_ms/total", "/events", "/status",
+    ):  # fmt: skip
+        assert entity in printed, entity
+
+
+def test_pictures_and_latencies_stand_at_the_frames_time(rows):
+    found = rows("/camera/image", "blob")
+    assert [frame for _, frame, _ in found] == list(range(FRAMES))
+    np.testing.assert_allclose([at for at, _, _ in found], np.arange(FRAMES) / 30, atol=1e-6)
+    assert bytes(np.asarray(found[0][2][0], np.uint8))[:2] == b"\xff\xd8", "a JPEG"
+    totals = rows("/latency_ms/total", "scalars")
+    assert [value[0] for _, _, value in totals] == [14.0 + index for index in range(FRAMES)]
+
+
+def test_a_pose_stands_at_its_own_time_not_at_that_of_the_newest_frame(rows, joints):
+    found = rows("/world/people/1/joints", "positions")
+    assert [frame for _, frame, _ in found] == list(range(FRAMES - DELAY))
+    np.testing.assert_allclose([at for at, _, _ in found], np.arange(FRAMES - DELAY) / 30, atol=1e-6)
+    np.testing.assert_allclose(np.array(found[5][2]), joints[5], atol=1e-5)
+
+
+def test_flags_doubt_and_events_are_told(rows):
+    flags = [value[0] for _, _, value in rows("/people/2/flag", "scalars")]
+    assert flags == [0] * 8 + [1] * 8 + [2] * (FRAMES - DELAY - 16)
+    assert {value[0] for _, _, value in rows("/people/2/doubt_mm", "scalars")} == {40}
+    told = [text for _, _, values in rows("/events", "text") for text in values]
+    assert "person 2 is degraded, doubtful" in told
+    assert "person 2 is stale, doubtful" in told
+    assert "person 1 came" in told
+    assert "person 2 left" in told
+    assert told.count("person 1 is valid") == 1, "changes only"
+
+
+def test_people_without_a_place_stand_side_by_side_and_give_it_back(tmp_path, views):
+    viewer = open_viewer(str(tmp_path / "out.rrd"), ViewerSettings())
+    first, second = (replace(pose, root=None) for pose in views()[3].poses)
+    third = replace(first, person=9)
+    assert [viewer._place(pose)[0] for pose in (first, second, first)] == [0.0, 1.2, 0.0]
+    viewer._forget(first.person)
+    assert viewer._place(third)[0] == 0.0
+    assert viewer._place(views()[3].poses[0])[2] > 1, "a known root is the place"
+    viewer.close()
+
+
+def test_a_viewer_that_cannot_be_had_says_the_way_out(monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("no window system")
+
+    monkeypatch.setattr(rerun.rr.RecordingStream, "spawn", fails)
+    with pytest.raises(BackendError, match=r"rerun cannot open its window: no window system; record a file\.rrd"):
+        open_viewer("rerun", ViewerSettings())
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [("reruns", "unknown viewer 'reruns': did you mean 'rerun'"), ("out.avi", "Known: rerun, web, FILE.rrd, FILE.mp4")],
+)
+def test_unknown_viewers_are_told_the_nearest(spec, message):
+    with pytest.raises(UsageError, match=message):
+        open_viewer(spec, ViewerSettings())
