@@ -25,6 +25,13 @@ def compiler(capability):
     return compile_source
 
 
+def single(capability):
+    """The same for the kernel of one window; 12000 is the least driver."""
+    names = ("network", "keypoints", "poses", "workspace")
+    text = "\n".join(["standin single_window 256 0", *(f"argument {name} *i8" for name in names)])
+    return Compiled(text.encode() + b"\0", "single_window", 256, 0), 12000, {}
+
+
 def choice(kernel, kind, capability):
     """Tiles for all types, small, so that a few frames make several programs."""
     few, many = tuning.Tiles(4, 8, 2, 1, span=96), tuning.Tiles(16, 32, 4, 1, span=40)
@@ -36,7 +43,7 @@ def library():
     lib = ctypes.CDLL(str(path()))
     lib.standin_set.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_size_t, ctypes.c_int]
     lib.standin_fail.argtypes = [ctypes.c_long, ctypes.c_int]
-    for name in ("calls", "launches", "replays", "live"):
+    for name in ("calls", "launches", "replays", "together", "live"):
         getattr(lib, f"standin_{name}").restype = ctypes.c_long
     lib.standin_violation.restype = ctypes.c_char_p
     return lib

@@ -64,7 +64,10 @@ Result<Gpu> find_gpu(const Driver& driver, int ordinal) {
   if (code == kSuccess) called = "cuDeviceGetAttribute", code = driver.device_attribute(&major, kMajor, gpu.number);
   if (code == kSuccess) code = driver.device_attribute(&minor, kMinor, gpu.number);
   if (code == kSuccess) code = driver.device_attribute(&gpu.multiprocessors, kMultiprocessors, gpu.number);
+  int cooperative = 0;
+  if (code == kSuccess) code = driver.device_attribute(&cooperative, kCooperativeLaunch, gpu.number);
   if (code != kSuccess) return unavailable(driver.sentence(called, code));
+  gpu.is_cooperative = cooperative != 0;
   gpu.name = name;
   gpu.capability = 10 * major + minor;
   return gpu;

@@ -31,40 +31,42 @@ constexpr unsigned kNonBlocking = 1;                                            
 constexpr int kCaptureThreadLocal = 1;
 
 // X(member, the driver's name, its parameters): every function that is used, none newer than CUDA 11.4.
-#define PSTMO_EDGE_CUDA_FUNCTIONS(X)                                                                               \
-  X(init, "cuInit", (unsigned))                                                                                    \
-  X(driver_version, "cuDriverGetVersion", (int*))                                                                  \
-  X(error_name, "cuGetErrorName", (Code, const char**))                                                            \
-  X(device_count, "cuDeviceGetCount", (int*))                                                                      \
-  X(device_get, "cuDeviceGet", (DeviceNumber*, int))                                                               \
-  X(device_name, "cuDeviceGetName", (char*, int, DeviceNumber))                                                    \
-  X(device_attribute, "cuDeviceGetAttribute", (int*, int, DeviceNumber))                                           \
-  X(context_retain, "cuDevicePrimaryCtxRetain", (ContextHandle**, DeviceNumber))                                   \
-  X(context_release, "cuDevicePrimaryCtxRelease_v2", (DeviceNumber))                                               \
-  X(context_push, "cuCtxPushCurrent_v2", (ContextHandle*))                                                         \
-  X(context_pop, "cuCtxPopCurrent_v2", (ContextHandle**))                                                          \
-  X(stream_create, "cuStreamCreate", (StreamHandle**, unsigned))                                                   \
-  X(stream_destroy, "cuStreamDestroy_v2", (StreamHandle*))                                                         \
-  X(stream_synchronize, "cuStreamSynchronize", (StreamHandle*))                                                    \
-  X(capture_begin, "cuStreamBeginCapture_v2", (StreamHandle*, int))                                                \
-  X(capture_end, "cuStreamEndCapture", (StreamHandle*, GraphHandle**))                                             \
-  X(graph_instantiate, "cuGraphInstantiateWithFlags", (GraphExecHandle**, GraphHandle*, unsigned long long))       \
-  X(graph_launch, "cuGraphLaunch", (GraphExecHandle*, StreamHandle*))                                              \
-  X(graph_destroy, "cuGraphDestroy", (GraphHandle*))                                                               \
-  X(graph_exec_destroy, "cuGraphExecDestroy", (GraphExecHandle*))                                                  \
-  X(module_load, "cuModuleLoadData", (ModuleHandle**, const void*))                                                \
-  X(module_unload, "cuModuleUnload", (ModuleHandle*))                                                              \
-  X(module_function, "cuModuleGetFunction", (FunctionHandle**, ModuleHandle*, const char*))                        \
-  X(function_set, "cuFuncSetAttribute", (FunctionHandle*, int, int))                                               \
-  X(launch, "cuLaunchKernel",                                                                                      \
-    (FunctionHandle*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, StreamHandle*, void**, \
-     void**))                                                                                                      \
-  X(memory_take, "cuMemAlloc_v2", (Address*, size_t))                                                              \
-  X(memory_free, "cuMemFree_v2", (Address))                                                                        \
-  X(pinned_take, "cuMemHostAlloc", (void**, size_t, unsigned))                                                     \
-  X(pinned_free, "cuMemFreeHost", (void*))                                                                         \
-  X(copy_in, "cuMemcpyHtoD_v2", (Address, const void*, size_t))                                                    \
-  X(copy_in_async, "cuMemcpyHtoDAsync_v2", (Address, const void*, size_t, StreamHandle*))                          \
+#define PSTMO_EDGE_CUDA_FUNCTIONS(X)                                                                                \
+  X(init, "cuInit", (unsigned))                                                                                     \
+  X(driver_version, "cuDriverGetVersion", (int*))                                                                   \
+  X(error_name, "cuGetErrorName", (Code, const char**))                                                             \
+  X(device_count, "cuDeviceGetCount", (int*))                                                                       \
+  X(device_get, "cuDeviceGet", (DeviceNumber*, int))                                                                \
+  X(device_name, "cuDeviceGetName", (char*, int, DeviceNumber))                                                     \
+  X(device_attribute, "cuDeviceGetAttribute", (int*, int, DeviceNumber))                                            \
+  X(context_retain, "cuDevicePrimaryCtxRetain", (ContextHandle**, DeviceNumber))                                    \
+  X(context_release, "cuDevicePrimaryCtxRelease_v2", (DeviceNumber))                                                \
+  X(context_push, "cuCtxPushCurrent_v2", (ContextHandle*))                                                          \
+  X(context_pop, "cuCtxPopCurrent_v2", (ContextHandle**))                                                           \
+  X(stream_create, "cuStreamCreate", (StreamHandle**, unsigned))                                                    \
+  X(stream_destroy, "cuStreamDestroy_v2", (StreamHandle*))                                                          \
+  X(stream_synchronize, "cuStreamSynchronize", (StreamHandle*))                                                     \
+  X(capture_begin, "cuStreamBeginCapture_v2", (StreamHandle*, int))                                                 \
+  X(capture_end, "cuStreamEndCapture", (StreamHandle*, GraphHandle**))                                              \
+  X(graph_instantiate, "cuGraphInstantiateWithFlags", (GraphExecHandle**, GraphHandle*, unsigned long long))        \
+  X(graph_launch, "cuGraphLaunch", (GraphExecHandle*, StreamHandle*))                                               \
+  X(graph_destroy, "cuGraphDestroy", (GraphHandle*))                                                                \
+  X(graph_exec_destroy, "cuGraphExecDestroy", (GraphExecHandle*))                                                   \
+  X(module_load, "cuModuleLoadData", (ModuleHandle**, const void*))                                                 \
+  X(module_unload, "cuModuleUnload", (ModuleHandle*))                                                               \
+  X(module_function, "cuModuleGetFunction", (FunctionHandle**, ModuleHandle*, const char*))                         \
+  X(function_set, "cuFuncSetAttribute", (FunctionHandle*, int, int))                                                \
+  X(launch, "cuLaunchKernel",                                                                                       \
+    (FunctionHandle*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, StreamHandle*, void**,  \
+     void**))                                                                                                       \
+  X(launch_together, "cuLaunchCooperativeKernel",                                                                   \
+    (FunctionHandle*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, StreamHandle*, void**)) \
+  X(memory_take, "cuMemAlloc_v2", (Address*, size_t))                                                               \
+  X(memory_free, "cuMemFree_v2", (Address))                                                                         \
+  X(pinned_take, "cuMemHostAlloc", (void**, size_t, unsigned))                                                      \
+  X(pinned_free, "cuMemFreeHost", (void*))                                                                          \
+  X(copy_in, "cuMemcpyHtoD_v2", (Address, const void*, size_t))                                                     \
+  X(copy_in_async, "cuMemcpyHtoDAsync_v2", (Address, const void*, size_t, StreamHandle*))                           \
   X(copy_out_async, "cuMemcpyDtoHAsync_v2", (void*, Address, size_t, StreamHandle*))
 
 // The driver's functions; all of them are there.
@@ -89,6 +91,7 @@ struct Gpu {
   std::string name;
   int capability = 0;  // 87 is 8.7
   int multiprocessors = 0;
+  bool is_cooperative = false;  // a grid whose blocks wait for each other can be launched
 
   std::string chip() const { return "sm_" + std::to_string(capability); }
 };

@@ -50,7 +50,7 @@ class CudaLifter final : public Lifter {
     if (!resources_.retain(gpu_.number)) return false;
     const Current current(driver(), resources_.context());
     return check("cuCtxPushCurrent", current.code()) && resources_.stream() && load_kernels() && upload(weights) &&
-           take_buffers() && capture_all();
+           take_buffers() && prepare_single() && capture_all();
   }
 
   pstmo_edge_status infer(const float* keypoints, int batch, float* poses) noexcept override {
@@ -102,24 +102,50 @@ class CudaLifter final : public Lifter {
   size_t window_floats() const { return static_cast<size_t>(frames_) * kFrameFloats; }
 
   bool load_kernels() {
-    for (const Kernel& kernel : plan_.kernels) {
-      const size_t bytes = static_cast<size_t>(kernel.cubin->bytes());
-      Bytes image(bytes);  // aligned, as an ELF file wants to be
-      std::memcpy(image.data(), kernel.cubin->data, bytes);
-      ModuleHandle* module = nullptr;
-      FunctionHandle* function = nullptr;
-      if (!resources_.module(image.data(), &module) ||
-          !check("cuModuleGetFunction", driver().module_function(&function, module, kernel.entry.c_str()))) {
-        return false;
-      }
-      if (kernel.shared_bytes > kSharedWithoutAsking &&
-          !check("cuFuncSetAttribute",
-                 driver().function_set(function, kMaxDynamicShared, static_cast<int>(kernel.shared_bytes)))) {
-        return false;
-      }
-      functions_.push_back(function);
+    functions_.resize(plan_.kernels.size());
+    for (size_t i = 0; i < functions_.size(); ++i) {
+      if (!load(plan_.kernels[i], &functions_[i])) return false;
     }
     return true;
+  }
+
+  bool load(const Kernel& kernel, FunctionHandle** function) {
+    const size_t bytes = static_cast<size_t>(kernel.cubin->bytes());
+    Bytes image(bytes);  // aligned, as an ELF file wants to be
+    std::memcpy(image.data(), kernel.cubin->data, bytes);
+    ModuleHandle* module = nullptr;
+    if (!resources_.module(image.data(), &module) ||
+        !check("cuModuleGetFunction", driver().module_function(function, module, kernel.entry.c_str()))) {
+      return false;
+    }
+    return kernel.shared_bytes <= kSharedWithoutAsking ||
+           check("cuFuncSetAttribute",
+                 driver().function_set(*function, kMaxDynamicShared, static_cast<int>(kernel.shared_bytes)));
+  }
+
+  // The kernel for one window, where the bundle has it and the driver and the GPU can run it; otherwise one window
+  // takes the same launches as many.
+  bool prepare_single() {
+    if (!plan_.single || driver().version < plan_.single->driver || !gpu_.is_cooperative) return true;
+    std::vector<Address> slots;
+    for (const Argument& slot : plan_.single->network) {
+      slots.push_back(slot.kind == Argument::Kind::Weight ? weights_[slot.index]
+                                                          : static_cast<Address>(slot.count.fixed));
+    }
+    const size_t bytes = slots.size() * sizeof(Address);
+    chip_ += " single-launch";
+    return resources_.memory(rounded(bytes), &network_) &&
+           resources_.memory(static_cast<size_t>(plan_.single->workspace), &workspace_) &&
+           check("cuMemcpyHtoD", driver().copy_in(network_, slots.data(), bytes)) &&
+           load(plan_.single->kernel, &single_);
+  }
+
+  bool launch_single() {
+    void* parameters[] = {&network_, &buffers_[plan_.keypoints], &buffers_[plan_.poses], &workspace_};
+    const Kernel& kernel = plan_.single->kernel;
+    return check("cuLaunchCooperativeKernel",
+                 driver().launch_together(single_, static_cast<unsigned>(gpu_.multiprocessors), 1, 1, kernel.threads, 1,
+                                          1, kernel.shared_bytes, resources_.stream_handle(), parameters));
   }
 
   // All weights in one piece of memory, which every stream of this engine reads.
@@ -196,11 +222,14 @@ class CudaLifter final : public Lifter {
                                                            count * window_floats() * sizeof(float), stream))) {
       return false;
     }
-    for (const Launch& each : plan_.launches) {
-      if (!launch(each, windows)) return false;
-    }
+    if (!(windows == 1 && single_ != nullptr ? launch_single() : launch_all(windows))) return false;
     return check("cuMemcpyDtoHAsync", driver().copy_out_async(host_poses_, buffers_[plan_.poses],
                                                               count * kPoseFloats * sizeof(float), stream));
+  }
+
+  bool launch_all(int windows) {
+    return std::all_of(plan_.launches.begin(), plan_.launches.end(),
+                       [&](const Launch& each) { return launch(each, windows); });
   }
 
   bool launch(const Launch& from, int windows) {
@@ -264,6 +293,8 @@ class CudaLifter final : public Lifter {
   Plan plan_;
   int frames_, max_batch_;
   std::vector<FunctionHandle*> functions_;
+  FunctionHandle* single_ = nullptr;
+  Address network_ = 0, workspace_ = 0;  // of the kernel for one window
   std::vector<Address> weights_, buffers_;
   std::vector<Captured> captured_;  // the largest first
   float *host_keypoints_ = nullptr, *host_poses_ = nullptr;

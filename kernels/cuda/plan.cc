@@ -12,7 +12,7 @@ namespace {
 
 constexpr int64_t kMost = int64_t{1} << 31;  // of any number; times kMostWindows it is far from overflowing
 constexpr int64_t kMostWindows = 65536;
-constexpr size_t kMostBuffers = 64, kMostKernels = 1024, kMostLaunches = 4096, kMostArguments = 64;
+constexpr size_t kMostBuffers = 64, kMostKernels = 1024, kMostLaunches = 4096, kMostArguments = 64, kMostSlots = 4096;
 constexpr int64_t kMostPrograms = 65535;  // of a grid's second and third axis
 
 // Reads a plan; the first mistake is kept, and after it everything reads as a harmless default.
@@ -31,6 +31,8 @@ class PlanReader {
     read_kernels();
     for (const Json& launch : list(document_, "launches", kMostLaunches)) plan_.launches.push_back(read_launch(launch));
     if (plan_.launches.empty()) note("launches: none");
+    const Json* const single = document_.find("single");
+    if (single != nullptr && !single->is(Json::Kind::Null)) plan_.single = read_single(*single);
     return std::move(plan_);
   }
 
@@ -56,15 +58,31 @@ class PlanReader {
 
   void read_kernels() {
     for (const JsonMember& member : members(document_, "kernels", kMostKernels)) {
-      Kernel kernel;
-      kernel.entry = text(member.value, "entry");
-      kernel.threads = static_cast<unsigned>(integer(member.value, "threads", 32, 1024));
-      kernel.shared_bytes = static_cast<unsigned>(integer(member.value, "shared_bytes", 0, 1 << 20));
-      kernel.cubin = cubins_.find(member.name);
-      if (kernel.cubin == nullptr) note("kernels." + member.name + ": it has no cubin");
       names_.push_back(member.name);
-      plan_.kernels.push_back(std::move(kernel));
+      plan_.kernels.push_back(read_kernel(member.value, member.name));
     }
+  }
+
+  Kernel read_kernel(const Json& from, const std::string& name) {
+    Kernel kernel;
+    kernel.entry = text(from, "entry");
+    kernel.threads = static_cast<unsigned>(integer(from, "threads", 32, 1024));
+    kernel.shared_bytes = static_cast<unsigned>(integer(from, "shared_bytes", 0, 1 << 20));
+    kernel.cubin = cubins_.find(name);
+    if (kernel.cubin == nullptr) note("kernels." + name + ": it has no cubin");
+    return kernel;
+  }
+
+  Single read_single(const Json& from) {
+    Single single;
+    single.kernel = read_kernel(from, "single_window");
+    single.driver = static_cast<int>(integer(from, "driver", 0, 1000000));
+    single.workspace = integer(from, "workspace", 1, kMost);
+    for (const Json& slot : list(from, "network", kMostSlots)) {
+      single.network.push_back(read_argument(slot));
+      if (single.network.back().kind == Argument::Kind::Buffer) note("single: a slot of its network is a buffer");
+    }
+    return single;
   }
 
   Launch read_launch(const Json& from) {

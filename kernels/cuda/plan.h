@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -53,15 +54,23 @@ struct Launch {
 };
 
 struct Kernel {
-  std::string entry;  // the function's name in its cubin
-  const Tensor* cubin = nullptr;
-  unsigned threads = 0;  // of a program
+  std::string entry;              // the function's name in its cubin
+  const Tensor* cubin = nullptr;  // lives as long as the table that it is in
+  unsigned threads = 0;           // of a program
   unsigned shared_bytes = 0;
 };
 
 struct Buffer {
   std::string name;
   int64_t bytes = 0;  // of a window
+};
+
+// A kernel that lifts one window in one launch of blocks that wait for each other: single_window.h.
+struct Single {
+  Kernel kernel;
+  int driver = 0;                 // the least version for this kernel
+  std::vector<Argument> network;  // 8-byte slots of a table in device memory, its first parameter
+  int64_t workspace = 0;          // bytes
 };
 
 struct Plan {
@@ -73,6 +82,7 @@ struct Plan {
   size_t keypoints = 0, poses = 0;  // their numbers
   std::vector<Kernel> kernels;
   std::vector<Launch> launches;
+  std::optional<Single> single;
 };
 
 // The plan of these bytes for windows of so many frames. Every array, buffer and kernel that it names is there, and

@@ -267,14 +267,27 @@ Result<Manifest> read_manifest(const Json& document) {
   return out;
 }
 
-Result<Manifest> parse_manifest(std::string_view bytes) {
+Result<Json> parse_document(std::string_view bytes) {
   Result<Json> document = Json::parse(bytes);
   if (!document) return damaged("manifest.json is damaged: it is not JSON: " + document.error().text);
   if (!document->is(Json::Kind::Object)) return damaged("manifest.json is damaged: it is not a JSON object");
   const Outcome schema = check_schema(*document);
   if (!schema) return schema.error();
   if (!is_unchanged(*document, bytes)) return damaged("manifest.json was changed since it was written");
-  return read_manifest(*document);
+  return document;
+}
+
+Result<std::vector<FileEntry>> read_file_list(const Json& document) {
+  Error mistake{PSTMO_EDGE_STATUS_OK, {}};
+  std::vector<FileEntry> files = read_files(Fields(&document, "", &mistake), &mistake);
+  if (!mistake.text.empty()) return mistake;
+  return files;
+}
+
+Result<Manifest> parse_manifest(std::string_view bytes) {
+  const Result<Json> document = parse_document(bytes);
+  if (!document) return document.error();
+  return read_manifest(document.value());
 }
 
 }  // namespace pstmo_edge

@@ -54,6 +54,12 @@ constexpr std::string_view kBackendName = "native";
 // exact form, then every field that the runtime uses; a field that it does not know is an error.
 Result<Manifest> parse_manifest(std::string_view bytes);
 
+// Its first steps, whatever backend it is for: schema version, digest and form. The bytes must outlive the document.
+Result<Json> parse_document(std::string_view bytes);
+
+// The files that such a document lists.
+Result<std::vector<FileEntry>> read_file_list(const Json& document);
+
 // The last step alone, for a document whose digest is known to be right or beside the point.
 Result<Manifest> read_manifest(const Json& document);
 

@@ -20,11 +20,14 @@ from safetensors.torch import save
 
 from pstmo_edge.bundle import Bundle, open_bundle, write_bundle
 from pstmo_edge.errors import BackendError, UsageError
+from pstmo_edge.kernels.cuda import single_window
 from pstmo_edge.kernels.triton import aot, device
 from pstmo_edge.kernels.triton.engine import lifter_of_bundle
 from pstmo_edge.kernels.triton.lifter import KernelLifter
-from pstmo_edge.kernels.triton.plan import Compiler, compiler_for, plan_of
+from pstmo_edge.kernels.triton.plan import Compiled, Compiler, compiler_for, plan_of
 
+# A capability to the kernel, the least driver for it, and its row of the table.
+SingleCompiler = Callable[[int], tuple[Compiled, int, dict[str, int]]]
 WEIGHTS = "gpu-weights.safetensors"
 CHIPS = tuple(f"sm_{capability}" for capability in aot.TARGETS)
 
@@ -45,11 +48,13 @@ def add_kernels(
     out: str | os.PathLike[str] | None = None,
     *,
     tell: Callable[[str, int, int], None] = lambda text, done, total: None,
+    single: SingleCompiler | None = None,
     compilers: Callable[[int], Compiler] = compiler_for,
     lifter: KernelLifter | None = None,
 ) -> Bundle:
     """Compile the native bundle at `path` for some chips ("sm_87") and write it to `out`, by default in its place.
 
+    `single` compiles the kernel that lifts one window in one launch (`cuda.single_window.compiled`); None: without.
     Kernels of other chips that it held stay. Raises UsageError (another backend's bundle, an unknown chip, a folder
     that exists, kernels of an older version beside) and BackendError (a kernel that does not fit).
     """
@@ -68,21 +73,30 @@ def add_kernels(
     _check_others(bundle, held, digest, chips)
     for number, chip in enumerate(chips):
         tell(f"compiling for {chip}", number, len(chips))
-        added |= _files(lifter, bundle.manifest.input.frames, chip, digest, compilers)
+        capability, frames = int(chip.removeprefix("sm_")), bundle.manifest.input.frames
+        plan, cubins = plan_of(lifter, frames, capability, compilers(capability))
+        if single is not None:
+            _add_single(plan, cubins, lifter, frames, *single(capability)[:2])
+        plan |= {
+            "weights_sha256": digest, "driver": aot.least_driver(capability), "compiler": f"triton {triton.__version__}"
+        }  # fmt: skip
+        added |= {plan_file(chip): json.dumps(plan, indent=1).encode() + b"\n", cubin_file(chip): save(_images(cubins))}
     target = bundle.path if out is None else Path(out)
     return write_bundle(target, bundle.manifest.model_copy(update={"files": ()}), held | added, force=out is None)
 
 
-def _files(
-    lifter: KernelLifter, frames: int, chip: str, digest: str, compilers: Callable[[int], Compiler]
-) -> dict[str, bytes]:
-    capability = int(chip.removeprefix("sm_"))
-    plan, cubins = plan_of(lifter, frames, capability, compilers(capability))
-    plan |= {
-        "weights_sha256": digest, "driver": aot.least_driver(capability), "compiler": f"triton {triton.__version__}"
+def _add_single(
+    plan: dict[str, Any], cubins: dict[str, bytes], lifter: KernelLifter, frames: int, kernel: Compiled, driver: int
+) -> None:
+    plan["single"] = {
+        "entry": kernel.entry, "threads": kernel.threads, "shared_bytes": kernel.shared_bytes, "driver": driver,
+        **single_window.described(lifter, frames),
     }  # fmt: skip
-    images = {name: torch.frombuffer(bytearray(cubin), dtype=torch.uint8) for name, cubin in cubins.items()}
-    return {plan_file(chip): json.dumps(plan, indent=1).encode() + b"\n", cubin_file(chip): save(images)}
+    cubins[single_window.NAME] = kernel.cubin
+
+
+def _images(cubins: dict[str, bytes]) -> dict[str, torch.Tensor]:
+    return {name: torch.frombuffer(bytearray(cubin), dtype=torch.uint8) for name, cubin in cubins.items()}
 
 
 def _arrays(lifter: KernelLifter) -> dict[str, torch.Tensor]:

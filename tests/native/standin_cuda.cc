@@ -58,7 +58,7 @@ struct State {
   bool started = false;
   int capability = 87, multiprocessors = 8, version = 12060;
   size_t memory = size_t{1} << 32;
-  long calls = 0, fail_at = 0, launches = 0, replays = 0;
+  long calls = 0, fail_at = 0, launches = 0, replays = 0, together = 0;
   Code fail_with = 999;
   bool computes = true;
   std::string violation;
@@ -364,6 +364,29 @@ EXPORTED Code cuLaunchKernel(FunctionHandle* function, unsigned x, unsigned y, u
   });
 }
 
+EXPORTED Code cuLaunchCooperativeKernel(FunctionHandle* function, unsigned x, unsigned y, unsigned z, unsigned threads,
+                                        unsigned y2, unsigned z2, unsigned shared, StreamHandle* stream,
+                                        void** parameters) {
+  ENTER_OR_FAIL("cuLaunchCooperativeKernel", Needs::Context, true);
+  const standin::Source& source = function->source;
+  if (static_cast<int>(x) > state().multiprocessors || y != 1 || z != 1)
+    violate("more blocks than are on the chip at once");
+  if (static_cast<int>(threads) != source.threads || y2 != 1 || z2 != 1) violate("other threads than it was made for");
+  if (static_cast<int>(shared) != source.shared_bytes) violate("other shared memory than it was made for");
+  standin::Call call{&source, {x, y, z}, {}};
+  for (size_t i = 0; i < source.arguments.size(); ++i) {
+    standin::Value value;
+    std::memcpy(&value.address, parameters[i], sizeof value.address);
+    value.elements = room(value.address);
+    call.values.push_back(value);
+  }
+  return submit(stream, [call] {
+    ++state().launches, ++state().together;
+    const std::string wrong = state().computes ? standin::lift_one(call) : "";
+    if (!wrong.empty()) violate(call.source->entry + ": " + wrong);
+  });
+}
+
 EXPORTED Code cuMemAlloc_v2(Address* address, size_t bytes) {
   ENTER_OR_FAIL("cuMemAlloc", Needs::Context);
   size_t taken = bytes;
@@ -427,7 +450,7 @@ EXPORTED void standin_set(int capability, int multiprocessors, int version, size
   State& all = state();
   all.capability = capability, all.multiprocessors = multiprocessors, all.version = version, all.memory = memory;
   all.computes = computes != 0;
-  all.calls = all.fail_at = all.launches = all.replays = 0;
+  all.calls = all.fail_at = all.launches = all.replays = all.together = 0;
   all.violation.clear();
 }
 
@@ -439,6 +462,7 @@ EXPORTED void standin_fail(long call, Code code) {
 
 EXPORTED long standin_calls() { return state().calls; }
 EXPORTED long standin_launches() { return state().launches; }
+EXPORTED long standin_together() { return state().together; }
 EXPORTED long standin_replays() { return state().replays; }
 EXPORTED const char* standin_violation() { return state().violation.c_str(); }
 

@@ -47,6 +47,10 @@ struct Call {
 // "", or what went outside of memory.
 std::string compute(const Call& call);
 
+// The kernel of single_window.h on the host, once by one worker and once by all of the grid's, the last one first: what
+// a stage reads of what the same stage writes would differ.
+std::string lift_one(const Call& call);
+
 }  // namespace standin
 }  // namespace pstmo_edge
 

@@ -15,6 +15,7 @@ from pstmo_edge.bundle import open_bundle, write_bundle
 from pstmo_edge.errors import BackendError, BundleError, DataError, UsageError
 from pstmo_edge.kernels import native
 from pstmo_edge.kernels.abi import NativeEngine, read_streams
+from pstmo_edge.kernels.cuda import single_window
 from pstmo_edge.kernels.triton import bundling, tuning
 from pstmo_edge.kernels.triton.lifter import filled, lifter_of_tensors
 from pstmo_edge.models.fused import fuse
@@ -41,6 +42,11 @@ def bundles(tmp_path_factory):
             folder = out / f"{kind}-{str(dtype).removeprefix('torch.')}"
             bundling.add_kernels(source, ["sm_87", "sm_90"], folder, compilers=standin.compiler, lifter=lifter)
             made[folder.name] = folder
+        made["single"] = out / "single"  # the last one's with the kernel for one window
+        bundling.add_kernels(
+            native_bundle("small"), ["sm_87"], made["single"], single=standin.single, compilers=standin.compiler,
+            lifter=lifter,
+        )  # fmt: skip
     return made
 
 
@@ -84,6 +90,53 @@ def test_poses_are_those_of_the_cpu(bundles, name, limit):
     expected = NativeEngine(bundles[name]).run(keypoints)
     found = standin.open_engine(bundles[name], max_batch=3).run(keypoints)
     assert largest_difference(found, expected) < limit
+
+
+def test_one_window_in_one_launch(bundles):
+    """No further from float32 than the launches it stands for, and only where a window comes alone."""
+    keypoints = windows(3, 7)
+    expected = NativeEngine(bundles["small-float32"]).run(keypoints)
+    engine, many = (standin.open_engine(bundles[name]) for name in ("single", "small-bfloat16"))
+    assert (engine.info["isa"], many.info["isa"]) == ("sm_87 single-launch", "sm_87")
+    before, lib = standin.library().standin_launches(), standin.library()
+    found = np.concatenate([engine.run(window[None]) for window in keypoints])
+    assert lib.standin_launches() - before == 3
+    sequence = np.concatenate([many.run(window[None]) for window in keypoints])
+    assert largest_difference(found, expected) < 2 * largest_difference(sequence, expected) < 4e-2
+    together = lib.standin_together()
+    assert largest_difference(engine.run(keypoints[:2]), expected[:2]) < 4e-2
+    assert lib.standin_together() == together
+
+
+def test_one_launch_with_several_tiles_of_tokens(tmp_path, monkeypatch):
+    """27 frames are two tiles of 16 tokens, the second one not full, and two blocks of keys."""
+    monkeypatch.setattr(tuning, "choice", standin.choice)
+    source = native_bundle("medium")
+    lifter = lifter_of_tensors("p-stmo-s", 27, _arrays(source), torch.bfloat16)
+    bundling.add_kernels(
+        source, ["sm_87"], tmp_path / "one", single=standin.single, compilers=standin.compiler, lifter=lifter
+    )
+    keypoints = np.random.default_rng(2).normal(0, 0.3, (1, 27, 17, 2)).astype(np.float32)
+    found = standin.open_engine(tmp_path / "one", max_batch=1).run(keypoints)
+    assert largest_difference(found, NativeEngine(source).run(keypoints)) < 4e-2
+
+
+def test_int8_layers_have_no_single_launch(bundles):
+    lifter = lifter_of_tensors("p-stmo-s", FRAMES, _arrays(bundles["int8-float32"]), torch.bfloat16)
+    with pytest.raises(UsageError, match="the single launch computes in bf16 and this bundle has int8: leave it out"):
+        single_window.described(lifter, FRAMES)
+
+
+def test_a_driver_too_old_for_the_one_launch_takes_many(bundles, tmp_path):
+    def newer(plan):
+        plan["single"]["driver"] = 13000
+        return plan
+
+    changed(bundles["single"], tmp_path / "newer", plan=newer)
+    engine = standin.open_engine(tmp_path / "newer", max_batch=1)
+    assert engine.info["isa"] == "sm_87"
+    engine.run(windows(1))
+    assert standin.library().standin_together() == 0
 
 
 @pytest.mark.parametrize("multiprocessors", [1, 8])
