@@ -28,7 +28,7 @@ MIN_JOINTS = 6  # measured ones; three unknowns, and outliers must be a minority
 MIN_SPREAD = 4.0  # pixels, root mean square about the mean: a smaller person has no measurable distance
 MIN_DEPTH = 0.1  # metres: a joint nearer than that is no view of a whole person
 MAX_MISFIT = 0.35  # the median residual over the spread: beyond it pose and keypoints are not of one person
-_ROUNDS = 6
+_ROUNDS, _STILL = 6, 1e-3  # at most so many, until the root moves by less than that many metres
 _HUBER = 1.345  # in standard deviations: 95 % efficiency for normal errors
 _NAMES = {"LAnkle": "LFoot", "RAnkle": "RFoot", "Pelvis": "Hip"}  # one joint under two names
 # The bones that stand on each other in an upright person, of Human3.6M's joints: mean leg, then trunk and head.
@@ -233,8 +233,9 @@ def _fitted(
     right = plane * points[:, 2:] - points[:, :2]
     rows, right = rows * focal[:, None], right * focal
     depth, robust = one, one
-    residuals = zero
+    residuals, root = zero, np.full(3, np.inf)
     for _ in range(_ROUNDS):
+        before = root
         each = (weights * robust / depth**2)[:, None]  # [N, 1]
         normal = np.einsum("nki,nk,nkj->ij", rows, np.broadcast_to(each, right.shape), rows)
         try:
@@ -245,6 +246,8 @@ def _fitted(
         if not np.isfinite(root).all() or depth.min() < MIN_DEPTH:
             return None, residuals
         residuals = np.linalg.norm((rows @ root - right) / depth[:, None], axis=-1)
+        if np.abs(root - before).max() < _STILL:
+            break
         limit = _HUBER * max(1.4826 * float(np.median(residuals)), 1e-9)
         robust = np.minimum(1.0, limit / np.maximum(residuals, 1e-12))
     return root, residuals
