@@ -4,7 +4,8 @@ include(CMakePackageConfigHelpers)
 
 set_target_properties(pstmo_edge PROPERTIES VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR})
 install(TARGETS pstmo_edge pstmo_edge_static EXPORT pstmo_edge)
-install(FILES kernels/include/pstmo_edge.h kernels/include/pstmo_edge.hpp TYPE INCLUDE)
+install(FILES kernels/include/pstmo_edge.h kernels/include/pstmo_edge.hpp kernels/include/pstmo_edge_plan.h
+              kernels/include/pstmo_edge_trt.hpp TYPE INCLUDE)
 
 set(package_folder ${CMAKE_INSTALL_LIBDIR}/cmake/pstmo_edge)
 install(

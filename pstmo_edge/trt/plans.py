@@ -177,7 +177,7 @@ def _key(make: bool) -> bytes | None:
 
 def _tag(record: EngineRecord, key: bytes | None) -> str:
     assert key is not None
-    # As kernels/runtime/plan.cc computes it from the file, so `written` must keep the same escapes.
+    # As kernels/runtime/trt_plan.cc computes it from the file, so `written` must keep the same escapes.
     fields = record.model_dump(exclude={"tag"})
     message = json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
     return hmac.new(key, message, hashlib.sha256).hexdigest()
