@@ -200,11 +200,11 @@ def _resident() -> int:
 
 def long_engine(folder: Path) -> Engine:
     """An INT8 engine of 243 frames with random weights."""
-    from pstmo_edge.benchmarks.cases import parse_models
+    from pstmo_edge.benchmarks.cases import with_weights
     from pstmo_edge.building import build, prepare_unmeasured
 
-    lifter = parse_models(["p-stmo-s-243"])[0].open()
-    build(lifter, "int8", out=folder / "long", prepared=prepare_unmeasured(lifter))
+    lifter = with_weights("p-stmo-s", 243, None)
+    build(lifter, "int8", "native", out=folder / "long", prepared=prepare_unmeasured(lifter))
     return load_engine(folder / "long")
 
 

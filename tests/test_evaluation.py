@@ -8,10 +8,10 @@ import torch
 
 import pstmo_edge as pe
 from pstmo_edge.backends.torch import TorchSession
-from pstmo_edge.evaluation import predict_all
+from pstmo_edge.evaluation import lookahead_errors, predict_all
 from pstmo_edge.models.emission import emitting
 from pstmo_edge.skeletons import mirrored
-from pstmo_edge.windows import extract_windows
+from pstmo_edge.windows import WindowSpec, extract_windows
 
 
 def cut(sequences, lengths):
@@ -72,3 +72,23 @@ def test_one_frame_a_window_by_the_per_frame_head_is_the_middle_of_all(small_mod
 def test_a_session_of_another_shape_is_no_evaluation(small_model, short_sequences):
     with pytest.raises(ValueError, match="reshape"):
         predict_all(TorchSession(small_model).run, short_sequences, emitting(small_model, "all").lifter.window)
+
+
+def test_errors_by_lookahead_are_those_of_windows_that_end_with_the_newest_frame(short_sequences):
+    """A lifter that answers with a frame's keypoints: what it sees of the future is what the look-ahead lets it see."""
+    spec = WindowSpec(9, target_index=4)
+    seen = []
+
+    def predict(windows):
+        seen.append(windows)
+        return np.concatenate([windows[:, 8], windows[:, 8, :, :1]], axis=-1)
+
+    found = lookahead_errors(predict, short_sequences, spec, (0, 2, 4), most_windows=50)
+    assert list(found) == [0, 2, 4]
+    full = np.concatenate(seen[2 * len(seen) // 3 :])
+    assert 50 <= len(full) < 100
+    for start, lookahead in enumerate((0, 2)):
+        held = np.concatenate(seen[start * len(seen) // 3 : (start + 1) * len(seen) // 3])
+        np.testing.assert_array_equal(held[:, : 5 + lookahead], full[:, : 5 + lookahead])
+        assert (held[:, 4 + lookahead :] == full[:, 4 + lookahead, None]).all()
+    assert len({round(error, 6) for error in found.values()}) == 3
