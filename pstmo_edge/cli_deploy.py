@@ -82,6 +82,10 @@ def compile_engine(
         list[str] | None,
         typer.Option(help="A chip to add our own CUDA kernels for: sm_87 (Orin), several, or all; needs no GPU."),
     ] = None,
+    single_launch: Annotated[
+        bool,
+        typer.Option("--single-launch", help="With --gpu: one launch for a window that comes alone; bf16, needs nvcc."),
+    ] = False,
     batch: Annotated[
         str | None, typer.Option(help="Windows a forward: least, usual and most, 1,1,64 by default, or one number.")
     ] = None,
@@ -107,8 +111,10 @@ def compile_engine(
     Example: pstmo-edge compile engine
     Example: pstmo-edge compile engine --gpu sm_87
     """
+    if single_launch and not gpu:
+        raise UsageError("--single-launch is for --gpu: it is a kernel of our own engine, not TensorRT's")
     if gpu:
-        _report_manifest(_add_kernels(bundle, gpu, out), as_json)
+        _report_manifest(_add_kernels(bundle, gpu, out, single_launch), as_json)
         return
     from pstmo_edge.trt.compiling import compile_bundle
 
@@ -123,14 +129,17 @@ def compile_engine(
     _report_manifest(compiled.manifest, as_json)
 
 
-def _add_kernels(bundle: Path, chips: list[str], out: Path | None) -> Manifest:
+def _add_kernels(bundle: Path, chips: list[str], out: Path | None, single_launch: bool) -> Manifest:
     from pstmo_edge.engine import require_gpu_packages
 
     require_gpu_packages("compile --gpu")
+    from pstmo_edge.kernels.cuda import single_window
     from pstmo_edge.kernels.triton import bundling
 
+    single = single_window.compiled if single_launch else None
     with console.progress_bar() as bar:
-        return bundling.add_kernels(bundle, bundling.CHIPS if chips == ["all"] else chips, out, tell=bar).manifest
+        chosen = bundling.CHIPS if chips == ["all"] else chips
+        return bundling.add_kernels(bundle, chosen, out, single=single, tell=bar).manifest
 
 
 def _report_manifest(manifest: Manifest, as_json: bool) -> None:
