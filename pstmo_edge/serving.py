@@ -61,18 +61,21 @@ def export_triton(
     backend = bundle.manifest.backend.name
     if backend not in FILES:
         raise UsageError(f"Triton has no backend for {backend} bundles: build --backend {', '.join(FILES)}")
-    artifacts = _artifacts(bundle, backend)
-    batch = serving.max_batch
+    if serving.gpu and backend == "openvino":
+        raise UsageError("Triton's OpenVINO backend runs on CPUs: leave --gpu out, or build --backend onnxruntime")
+    artifacts = {name: bundle.read(name) for name in FILES[backend] if backend != "tensorrt"}
+    batch, group = serving.max_batch, _instances(serving, serving.gpu)
     if backend == "tensorrt":
-        batch = min(batch, read_plan(bundle).batch_max)
+        artifacts, most, group = _compiled(bundle, serving)
+        batch = min(batch, most)
     with write_folder_atomic(out, force=force, marker=MARKER) as folder:
         (folder / MARKER).write_bytes(_facts(bundle.manifest))
-        models = {serving.name: (_windows_config(bundle.manifest, serving, backend, batch), artifacts)}
+        models = {serving.name: (_windows_config(bundle.manifest, serving, backend, batch, group), artifacts)}
         if backend == "onnxruntime":
             name = f"{serving.name}-stream"
             graph = streaming_graph(_parsed(artifacts["model.onnx"]), bundle.manifest)
             models[name] = (
-                _stream_config(bundle.manifest, serving, name, batch),
+                _stream_config(bundle.manifest, name, batch, group),
                 {"model.onnx": graph.SerializeToString()},
             )
         for name, (config, files) in models.items():
@@ -142,26 +145,35 @@ def history(manifest: Manifest) -> int:
     return (manifest.input.frames - 1) * manifest.input.t_downsample + 1
 
 
-def _artifacts(bundle: Bundle, backend: str) -> dict[str, bytes]:
-    if backend == "tensorrt":
-        need_engine(bundle)
-        verified(bundle.read(RECORD), bundle.read(ENGINE), bundle.path)  # the server opens whatever lies there
-    return {name: bundle.read(name) for name in FILES[backend]}
+def _compiled(bundle: Bundle, serving: Serving) -> tuple[dict[str, bytes], int, dict[str, Any]]:
+    """The plan that this device signed, since the server opens whatever lies there; its batches and where it runs."""
+    need_engine(bundle)
+    engine, plan = bundle.read(ENGINE), read_plan(bundle)
+    record = verified(bundle.read(RECORD), engine, bundle.path)
+    if plan.batch_min > 1:
+        raise UsageError(
+            f"{bundle.path} takes {plan.batch_min} windows or more and a server sends what it has: compile with --batch "
+            f"1,1,{plan.batch_max}"
+        )
+    group = _instances(serving, gpu=True)
+    if record.dla_core is not None:
+        group["secondary_devices"] = [{"kind": Word("KIND_NVDLA"), "device_id": record.dla_core}]
+    return {ENGINE: engine}, plan.batch_max, group
 
 
-def _windows_config(manifest: Manifest, serving: Serving, backend: str, batch: int) -> str:
+def _windows_config(manifest: Manifest, serving: Serving, backend: str, batch: int, group: dict[str, Any]) -> str:
     shape = [manifest.input.frames, *_frame(manifest)]
     return _text(
         name=serving.name, backend=backend, max_batch_size=batch, input=[_tensor("keypoints", shape)],
         output=[_tensor("pose", _poses(manifest))],
         dynamic_batching={"max_queue_delay_microseconds": QUEUE_DELAY_US},
-        instance_group=[_instances(serving, backend)],
+        instance_group=[group],
         model_warmup=[{"name": "zeros", "batch_size": 1, "inputs": {
             "key": "keypoints", "value": {"data_type": Word("TYPE_FP32"), "dims": shape, "zero_data": True}}}],
     )  # fmt: skip
 
 
-def _stream_config(manifest: Manifest, serving: Serving, name: str, batch: int) -> str:
+def _stream_config(manifest: Manifest, name: str, batch: int, group: dict[str, Any]) -> str:
     state = {
         "input_name": "window_in", "output_name": "window_out", "data_type": Word("TYPE_FP32"),
         "dims": [history(manifest), *_frame(manifest)],
@@ -174,7 +186,7 @@ def _stream_config(manifest: Manifest, serving: Serving, name: str, batch: int) 
             "max_sequence_idle_microseconds": IDLE_US, "control_input": [{"name": "START", "control": [start]}],
             "state": [state], "oldest": {"max_candidate_sequences": batch},
         },
-        instance_group=[_instances(serving, "onnxruntime")],
+        instance_group=[group],
     )  # fmt: skip
 
 
@@ -188,8 +200,7 @@ def _tensor(name: str, dims: list[int]) -> dict[str, Any]:
     return {"name": name, "data_type": Word("TYPE_FP32"), "dims": dims}
 
 
-def _instances(serving: Serving, backend: str) -> dict[str, Any]:
-    gpu = serving.gpu or backend == "tensorrt"
+def _instances(serving: Serving, gpu: bool) -> dict[str, Any]:
     return {"count": serving.instances, "kind": Word("KIND_GPU" if gpu else "KIND_CPU")}
 
 

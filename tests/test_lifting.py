@@ -181,28 +181,28 @@ def test_kills_lose_and_repeat_nothing(small_engine, tmp_path):
     assert found["done_at_each_kill"][0] > 0  # the kills fell into the work
 
 
+HAS_RAY = installed_version("ray") is not None
+
+
+@pytest.mark.skipif(HAS_RAY, reason="Ray is installed: the next test runs it")
 def test_without_ray_the_way_out_is_told(small_engine, tmp_path):
     from pstmo_edge import lifting_ray
 
-    if installed_version("ray") is not None:
-        return  # the test below
     jobs = lifting.find_jobs(str(write_recording(tmp_path / "in" / "a.npz", 5)), tmp_path / "out")
     with pytest.raises(BackendError, match=r"pip install 'pstmo-edge\[ray\]'"):
         lifting_ray.lift(small_engine, jobs, tmp_path / "out", "local")
 
 
-# Ray is large and no part of `dev`: this runs where it is installed.
-if installed_version("ray") is not None:
+@pytest.mark.skipif(not HAS_RAY, reason="Ray is large and no part of `dev`: pip install '.[ray]'")
+def test_a_cluster_of_two_lifts_the_same_poses(engine, small_engine, tmp_path):
+    from pstmo_edge import lifting_ray
 
-    def test_a_cluster_of_two_lifts_the_same_poses(engine, small_engine, tmp_path):
-        from pstmo_edge import lifting_ray
-
-        recordings = write_archive(tmp_path / "in", 150)
-        (tmp_path / "in" / "bad.npz").write_text("")
-        jobs = lifting.find_jobs(str(tmp_path / "in"), tmp_path / "out")
-        lifting.lift(engine, jobs[:70], tmp_path / "out")
-        summary = lifting_ray.lift(small_engine, jobs, tmp_path / "out", "local", workers=2)
-        assert (summary.lifted, summary.skipped, len(summary.failed)) == (80, 70, 1)
-        for path in recordings:
-            target = tmp_path / "out" / path.relative_to(tmp_path / "in")
-            np.testing.assert_allclose(poses(target), expected(engine, path), atol=1e-5)
+    recordings = write_archive(tmp_path / "in", 150)
+    (tmp_path / "in" / "bad.npz").write_text("")
+    jobs = lifting.find_jobs(str(tmp_path / "in"), tmp_path / "out")
+    lifting.lift(engine, jobs[:70], tmp_path / "out")
+    summary = lifting_ray.lift(small_engine, jobs, tmp_path / "out", "local", workers=2)
+    assert (summary.lifted, summary.skipped, len(summary.failed)) == (80, 70, 1)
+    for path in recordings:
+        target = tmp_path / "out" / path.relative_to(tmp_path / "in")
+        np.testing.assert_allclose(poses(target), expected(engine, path), atol=1e-5)

@@ -84,6 +84,24 @@ def test_options_reach_the_configuration(small_engine, tmp_path):
     assert found.instance_group[0].kind == found.instance_group[0].KIND_GPU
 
 
+def test_an_openvino_bundle_is_served_by_its_own_backend(small_model, small_prepared, tmp_path):
+    ov = pytest.importorskip("openvino")
+    pe.build(small_model, "fp32", "openvino", out=tmp_path / "engine", prepared=small_prepared)
+    assert serving.export_triton(tmp_path / "engine", tmp_path / "out") == ("lifter",)
+    found = config(tmp_path / "out/lifter")
+    assert (found.backend, found.max_batch_size) == ("openvino", 64)
+    assert found.instance_group[0].kind == found.instance_group[0].KIND_CPU
+    network = ov.Core().read_model(tmp_path / "out/lifter/1/model.xml")
+    for described, port in ((found.input[0], network.inputs[0]), (found.output[0], network.outputs[0])):
+        assert described.name in port.names
+        assert list(described.dims) == [side.get_length() for side in list(port.partial_shape)[1:]]
+    keypoints = random_keypoints(3, 9)
+    served = ov.Core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(keypoints)[0]
+    np.testing.assert_allclose(served, pe.load_engine(tmp_path / "engine").infer(keypoints), atol=1e-5)
+    with pytest.raises(UsageError, match="leave --gpu out"):
+        serving.export_triton(tmp_path / "engine", tmp_path / "gpu", serving.Serving(gpu=True))
+
+
 def test_what_cannot_be_served_is_refused(small_engine, small_model, small_prepared, tmp_path):
     with pytest.raises(UsageError, match="letters, digits"):
         serving.Serving("a/b")
