@@ -86,6 +86,23 @@ def _share(cutoff: FloatArray | float, since: float) -> FloatArray:
     return share
 
 
+class LiveSmoother:
+    """One person's poses and root, smoothed as they come; a filter each, since the root trembles otherwise."""
+
+    def __init__(self, pose: OneEuroSettings = POSE, root: OneEuroSettings = ROOT) -> None:
+        self._pose, self._root = OneEuro(pose), OneEuro(root)
+
+    def __call__(
+        self, pose: FloatArray, root: FloatArray | None, timestamp: float
+    ) -> tuple[FloatArray, FloatArray | None]:
+        """The pose (17, 3) and, where it is known, the root (3,), smoothed."""
+        smoothed = self._pose.update(pose, timestamp)
+        if root is None:
+            self._root.reset()
+            return smoothed, None
+        return smoothed, self._root.update(root, timestamp)
+
+
 def smoothed(values: FloatArray, timestamps: FloatArray, seconds: float = 0.52, order: int = 3) -> FloatArray:
     """A recording (L, ...) smoothed by Savitzky and Golay's polynomials (Analytical Chemistry 36, 1964).
 
