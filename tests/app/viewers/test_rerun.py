@@ -37,16 +37,18 @@ def recording(tmp_path_factory, joints, pictures):
 @pytest.fixture(scope="module")
 def rows(recording):
     """`rows(entity, component)`: (seconds, frame, value) of everything logged there, in the order of time."""
-    from rerun.recording import load_recording
+    from rerun.chunk import RrdReader
 
-    loaded = load_recording(recording)
+    batches = [(chunk.entity_path, chunk.to_record_batch()) for chunk in RrdReader(recording).stream().to_chunks()]
 
     def read(entity, component):
-        view = loaded.view(index="time", contents=entity)
-        table = view.select().read_all().to_pydict()
-        (column,) = [name for name in table if name.startswith(f"{entity}:") and name.endswith(component)]
-        kept = [row for row in zip(table["time"], table["frame"], table[column], strict=True) if row[2] is not None]
-        return [(at.total_seconds(), frame, value) for at, frame, value in kept]
+        found = []
+        for path, batch in batches:
+            columns = [name for name in batch.schema.names if name.endswith(component)]
+            if path == entity and columns and "time" in batch.schema.names:
+                seconds = [at.value / 1e9 for at in batch["time"]]
+                found += zip(seconds, batch["frame"].to_pylist(), batch[columns[0]].to_pylist(), strict=True)
+        return sorted((row for row in found if row[2] is not None), key=lambda row: row[:2])
 
     return read
 
