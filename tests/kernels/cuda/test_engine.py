@@ -1,6 +1,7 @@
 """The CUDA engine: launch plans, cubins and the driver, down to every call that can fail."""
 
 import json
+import os
 import shutil
 
 import cuda_standin as standin
@@ -25,6 +26,7 @@ from pstmo_edge.streaming import StreamSettings
 pytestmark = pytest.mark.skipif(not native.available(), reason=f"no native library: {native.why_unavailable()}")
 
 FRAMES = 9
+MUTANTS = int(os.environ.get("PSTMO_EDGE_MUTANTS", "40"))
 NO_GPU = ("no CUDA driver: /nowhere/libcuda.so.1 cannot be loaded", "/nowhere/libcuda.so.1")
 
 
@@ -365,6 +367,30 @@ def test_files_that_are_damaged(tiny, tmp_path):
     (damaged / "gpu-sm_87.json").write_text("{}")
     refused(BundleError, "gpu-sm_87.json has 2 bytes and the manifest says", damaged)
     assert np.isfinite(NativeEngine(tiny).run(windows(1))).all()
+
+
+def test_mutants_of_a_plan(tiny, tmp_path):
+    """With right digests: each is refused in one line or opens; none breaks the driver's rules or leaves a thing."""
+    standin.set_up(computes=False)
+    opened = open_bundle(tiny)
+    files = {entry.path: opened.read(entry.path) for entry in opened.manifest.files if "90" not in entry.path}
+    manifest, rng = opened.manifest.model_copy(update={"files": ()}), np.random.default_rng(0)
+    plan, said = files["gpu-sm_87.json"], []
+    for _ in range(MUTANTS):
+        mutant = bytearray(plan)
+        for at in rng.integers(0, len(plan), rng.integers(1, 4)):
+            mutant[at] = rng.choice(list(b'0123456789-"[]{},:.eE xa'))
+        if rng.random() < 0.1:
+            del mutant[rng.integers(len(plan)) :]
+        write_bundle(tmp_path / "mutant", manifest, files | {"gpu-sm_87.json": bytes(mutant)}, force=True)
+        try:
+            standin.open_engine(tmp_path / "mutant", max_batch=1)
+        except (BundleError, BackendError, UsageError) as error:
+            said.append(str(error))
+        assert standin.library().standin_live() == 0
+        standin.set_up(computes=False)  # the driver is told what a mutant says of threads and shared memory
+    assert len(said) > MUTANTS // 2
+    assert not [text for text in said if "\n" in text]
 
 
 def test_every_call_of_the_driver_that_fails_while_opening(tiny):
