@@ -152,8 +152,8 @@ def _compiled(bundle: Bundle, serving: Serving) -> tuple[dict[str, bytes], int, 
     record = verified(bundle.read(RECORD), engine, bundle.path)
     if plan.batch_min > 1:
         raise UsageError(
-            f"{bundle.path} takes {plan.batch_min} windows or more and a server sends what it has: compile with --batch "
-            f"1,1,{plan.batch_max}"
+            f"{bundle.path} takes {plan.batch_min} windows or more and a server sends what it has: "
+            f"compile with --batch 1,1,{plan.batch_max}"
         )
     group = _instances(serving, gpu=True)
     if record.dla_core is not None:

@@ -159,6 +159,6 @@ class Api:
         reason = "; ".join(self.messages[-3:]) or "it gives no reason"
         if any(sign in reason.lower().replace(" ", "") for sign in (s.replace(" ", "") for s in _OUT_OF_MEMORY)):
             raise BackendError(
-                f"TensorRT ran out of memory ({reason}): close other programs, or lower batch_max and workspace_mib"
+                f"TensorRT ran out of memory ({reason}): close other programs, or give less --batch or --workspace-mib"
             )
         raise BackendError(f"TensorRT {self.version} could not make {what}: {reason}")

@@ -10,6 +10,7 @@
 #include "json.h"
 #include "sha256.h"
 #include "tensors.h"
+#include "trt_plan.h"
 
 using pstmo_edge::Clock;
 using pstmo_edge::Json;
@@ -32,6 +33,13 @@ void sha256_is_that_of_the_standard() {  // FIPS 180-4's examples, and one of a 
     }
     CHECK(digest.hex() == wanted);
   }
+}
+
+void hmac_is_that_of_the_standard() {  // RFC 4231's first and second case
+  CHECK(pstmo_edge::hmac_sha256_hex(std::string(20, '\x0b'), "Hi There") ==
+        "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7");
+  CHECK(pstmo_edge::hmac_sha256_hex("Jefe", "what do ya want for nothing?") ==
+        "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
 }
 
 void json_is_strict() {
@@ -221,6 +229,7 @@ void the_clock_follows_a_faithful_camera() {
 
 int main() {
   sha256_is_that_of_the_standard();
+  hmac_is_that_of_the_standard();
   json_is_strict();
   json_gives_back_what_it_read();
   safetensors_are_checked_against_the_file();

@@ -243,7 +243,7 @@ def test_names_that_contain_others_are_told_apart():
 
 @pytest.mark.parametrize(
     ("fault", "words"),
-    [("memory", "ran out of memory.*workspace_mib"), ("build", "could not make an engine: Could not find"),
+    [("memory", "ran out of memory.*workspace-mib"), ("build", "could not make an engine: Could not find"),
      ("parse", "does not read the graph: In node 3"), ("open", "could not make the engine opened")],
 )  # fmt: skip
 def test_a_failed_build_says_why_and_changes_nothing(bundle, device, fault, words):
