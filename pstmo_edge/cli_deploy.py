@@ -134,11 +134,11 @@ def _add_kernels(bundle: Path, chips: list[str], out: Path | None, single_launch
 
     require_gpu_packages("compile --gpu")
     from pstmo_edge.kernels.cuda import single_window
-    from pstmo_edge.kernels.triton import bundling
+    from pstmo_edge.kernels.triton import bundling, packing
 
     single = single_window.compiled if single_launch else None
     with console.progress_bar() as bar:
-        chosen = bundling.CHIPS if chips == ["all"] else chips
+        chosen = packing.CHIPS if chips == ["all"] else chips
         return bundling.add_kernels(bundle, chosen, out, single=single, tell=bar).manifest
 
 

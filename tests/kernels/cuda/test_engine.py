@@ -17,7 +17,7 @@ from pstmo_edge.errors import BackendError, BundleError, DataError, UsageError
 from pstmo_edge.kernels import native
 from pstmo_edge.kernels.abi import NativeEngine, read_streams
 from pstmo_edge.kernels.cuda import single_window
-from pstmo_edge.kernels.triton import bundling, tuning
+from pstmo_edge.kernels.triton import bundling, packing, tuning
 from pstmo_edge.kernels.triton.lifter import filled, lifter_of_tensors
 from pstmo_edge.models.fused import fuse
 from pstmo_edge.models.p_stmo import PSTMO, PSTMOConfig
@@ -438,14 +438,14 @@ def test_chips_are_added_one_by_one(tmp_path, monkeypatch):
     for chips in (["sm_80"], ["sm_87", "sm_120"]):
         bundling.add_kernels(tmp_path / "bundle", chips, compilers=standin.compiler, lifter=lifter)
     names = {entry.path for entry in open_bundle(tmp_path / "bundle").manifest.files}
-    assert {bundling.plan_file(chip) for chip in ("sm_80", "sm_87", "sm_120")} < names
+    assert {packing.plan_file(chip) for chip in ("sm_80", "sm_87", "sm_120")} < names
     plan = json.loads((tmp_path / "bundle" / "gpu-sm_120.json").read_text())
     assert plan["driver"] == 13000  # what triton brings for it is of CUDA 13
     assert set(plan["precisions"].values()) == {"fp32"}
     with pytest.raises(UsageError, match="no kernels for sm_75: choose among sm_80, sm_86"):
         bundling.add_kernels(tmp_path / "bundle", ["sm_75"])
     with pytest.raises(BackendError, match="TRITON_INTERPRET is set"):
-        bundling.add_kernels(tmp_path / "bundle", ["sm_80"])
+        bundling.add_kernels(tmp_path / "bundle", ["sm_80"], lifter=lifter)
     other = _tiny({name: 2 * array for name, array in _arrays(native_bundle("tiny")).items()})
     with pytest.raises(UsageError, match="another version for sm_87, sm_120: compile all chips in one call"):
         bundling.add_kernels(tmp_path / "bundle", ["sm_80"], compilers=standin.compiler, lifter=other)
