@@ -473,12 +473,12 @@ class _Build:
         )
 
     def _lookahead(self, predict: Predict) -> tuple[LookaheadError, ...]:
-        """What waiting for fewer frames costs; nothing for a model that never waits, or whose windows emit many."""
+        """The error by how many frames a stream waits for; nothing for windows that emit many poses."""
         most = self.window.frames - 1 - self.window.target
-        if most == 0 or self.window.emitted is not None or not self.prepared.live:
+        if self.window.emitted is not None or not self.prepared.live:
             return ()
         self.tell("measuring what a shorter look-ahead costs", 0, 0)
-        asked = sorted({0, 1, *(round(most * share) for share in (0.125, 0.25, 0.5)), most})
+        asked = sorted({0, min(1, most), *(round(most * share) for share in (0.125, 0.25, 0.5)), most})
         found = lookahead_errors(predict, self.prepared.live, self.window, asked)
         return tuple(LookaheadError(frames=frames, mpjpe_mm=error) for frames, error in found.items())
 

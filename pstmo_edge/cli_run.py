@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import signal
 import time
@@ -38,8 +39,8 @@ def run(
     source: Annotated[
         str,
         typer.Argument(
-            help="A camera's number, an address (rtsp://...), a video, or keypoints: .npz, .csv, .json of AlphaPose or "
-            "COCO, OpenPose's folder."
+            help="A camera's number, an address (rtsp://...), a video, keypoints (.npz, .csv, .json of AlphaPose or "
+            "COCO, OpenPose's folder), or cmu-mocap, which is in the box."
         ),
     ],
     engine: Annotated[
@@ -132,6 +133,10 @@ def summary(report: Report, source: Source, engine: Engine) -> str:
         f"{source.name}: {report.frames} frames in {report.seconds:.1f} s, {report.lifted} lifted, "
         f"{report.dropped} dropped; {report.people} people, {report.poses} poses"
     ]
+    between = report.counters["streams"]["dropped_by_rate"]
+    if between:
+        rate = engine.manifest.input.frame_rate / engine.manifest.input.t_downsample
+        lines.append(f"{between} frames have no pose of their own: the model's clock ticks {rate:g} times a second")
     flags = ", ".join(f"{count} {flag}" for flag, count in report.flags.items() if count)
     if flags:
         lines.append(f"poses: {flags}" + (f"; {report.doubtful} doubtful" if report.doubtful else ""))
@@ -210,7 +215,7 @@ def _opening(source: Source, engine: Engine, lookahead: int | None, assumed: boo
         f"{given.frames} frames, {engine.backend}); poses wait {asked * step:.0f} ms (--lookahead {asked})"
     )
     prices = {} if accuracy is None else {each.frames: each.mpjpe_mm for each in accuracy.lookahead}
-    if prices:
+    if prices and given.lookahead_frames:
         nearest = min(prices, key=lambda frames: abs(frames - asked))
         more = prices[nearest] - prices[max(prices)]
         text += (
@@ -263,7 +268,15 @@ def _engine(paths: Sequence[Path], skeleton: str, lookahead: int | None, threads
             refused.append(DataError(f"{path}: {error}"))
     if not engines:
         raise refused[0]
-    return min(engines, key=lambda each: each.manifest.accuracy.after.mpjpe_mm if each.manifest.accuracy else 0.0)
+    return min(engines, key=lambda each: _error(each, lookahead))
+
+
+def _error(engine: Engine, lookahead: int | None) -> float:
+    """The error at a look-ahead as its build measured it, millimetres; infinite where nobody did."""
+    accuracy = engine.manifest.accuracy
+    known = {} if accuracy is None else {each.frames: each.mpjpe_mm for each in accuracy.lookahead}
+    wanted = engine.manifest.input.lookahead_frames if lookahead is None else lookahead
+    return known[min(known, key=lambda frames: abs(frames - wanted))] if known else math.inf
 
 
 def _viewers(specs: Sequence[str], engine: Engine, lookahead: float, fps: float, force: bool) -> list[Viewer]:

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from native_build import native_bundle
 
+from pstmo_edge.bundle import Accuracy, Errors, open_bundle, write_bundle
+from pstmo_edge.manifest import LookaheadError
 from pstmo_edge.skeletons import COCO, HUMAN36M
 
 PROGRAM = str(Path(sys.executable).with_name("pstmo-edge"))
@@ -62,6 +64,40 @@ def test_of_several_engines_the_one_that_reads_the_joints(engine, tmp_path):
     assert status == 1
     assert "p-stmo-s-27-coco" in told
     assert told.count("\n") == 1
+
+
+def with_errors(source, path, frames, errors):
+    """A copy of a bundle with so many frames of look-ahead and the errors by look-ahead that are given."""
+    bundle = open_bundle(source)
+    once = Errors(mpjpe_mm=50, p_mpjpe_mm=40, mpjve_mm=4)
+    prices = tuple(LookaheadError(frames=frames, mpjpe_mm=error) for frames, error in errors.items())
+    changed = {
+        "input": bundle.manifest.input.model_copy(update={"lookahead_frames": frames}),
+        "accuracy": Accuracy(data="test", keypoints="gt", before=once, after=once, lookahead=prices),
+    }
+    files = {entry.path: bundle.path / entry.path for entry in bundle.manifest.files}
+    write_bundle(path, bundle.manifest.model_copy(update=changed), files)
+    return str(path)
+
+
+def test_the_engine_is_chosen_for_the_lookahead_and_its_price_is_told(engine, tmp_path):
+    given = keypoints(tmp_path / "k.npz")
+    centred = with_errors(engine, tmp_path / "centred", 4, {0: 55.0, 2: 51.0, 4: 50.0})
+    causal = with_errors(engine, tmp_path / "causal", 0, {0: 52.0})
+    words = [given, "--engine", centred, "--engine", causal]
+    _, _, told = typed(*words, "--lookahead", "0")
+    assert "through " + causal in told
+    _, _, told = typed(*words, "--lookahead", "2")
+    assert "through " + centred in told
+    assert "wait 40 ms (--lookahead 2), which costs 1.0 mm against waiting 80 ms" in told
+    _, _, told = typed(*words)
+    assert "wait 80 ms (--lookahead 4); --lookahead 0 would cost 5.0 mm" in told
+
+
+def test_the_bundled_motion_needs_no_file(engine):
+    status, printed, _ = typed("cmu-mocap", "--engine", engine)
+    assert status == 0
+    assert "1 people" in printed
 
 
 @pytest.mark.parametrize(

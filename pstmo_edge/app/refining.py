@@ -11,7 +11,7 @@ import numpy as np
 
 from pstmo_edge.app.doubt import DoubtModel, DoubtTracker
 from pstmo_edge.app.placing import BodyScale, Intrinsics, Placer, World
-from pstmo_edge.app.smoothing import LiveSmoother
+from pstmo_edge.app.smoothing import ROOT, OneEuro
 from pstmo_edge.app.types import PersonPose
 from pstmo_edge.arrays import FloatArray
 
@@ -41,7 +41,8 @@ class _Memory:
 
     doubt: DoubtTracker | None
     scale: BodyScale | None
-    smoother: LiveSmoother | None
+    pose: OneEuro | None
+    root: OneEuro | None
 
 
 class PoseRefiner:
@@ -71,8 +72,10 @@ class PoseRefiner:
         scale = 1.0 if memory.scale is None else memory.scale.update(pose)
         pose = (pose * scale).astype(np.float32)
         root = None if keypoints is None else self._root(pose, keypoints)
-        if memory.smoother is not None:
-            pose, root = memory.smoother(pose, root, result.timestamp)
+        if memory.pose is not None:
+            pose = memory.pose.update(pose, result.timestamp)
+        if memory.root is not None and root is not None:
+            root = memory.root.update(root, result.timestamp)
         if self.settings.world is not None:
             pose = self.settings.world.turned(pose)
         return dataclasses.replace(
@@ -103,5 +106,6 @@ class PoseRefiner:
         return _Memory(
             doubt=None if self.doubt is None else DoubtTracker(people.engine, people.settings, self.doubt),
             scale=None if settings.height is None else BodyScale(settings.height),
-            smoother=LiveSmoother() if settings.smooth else None,
+            pose=OneEuro() if settings.smooth else None,
+            root=OneEuro(ROOT) if settings.smooth else None,
         )

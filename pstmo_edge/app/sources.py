@@ -16,7 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from pstmo_edge.app import keypoint_files
+from pstmo_edge.app.keypoint_files import KeypointRecording
 from pstmo_edge.app.types import Detections, Frame
+from pstmo_edge.cameras import denormalise_screen
+from pstmo_edge.datasets import cmu_mocap, load_sequences
 from pstmo_edge.errors import BackendError, DataError, UsageError
 
 VIDEO = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".ts", ".mpg", ".mpeg", ".wmv", ".h264", ".265")
@@ -49,11 +52,13 @@ def open_source(
     skeleton: str | None = None,
     told: Callable[[str], None] = lambda _: None,
 ) -> Source:
-    """The source called `name`: a camera's number, an address, a video file, or keypoints.
+    """The source called `name`: a camera's number, an address, a video file, keypoints, or the bundled "cmu-mocap".
 
     `image_size`, `fps` and `skeleton` are for files of keypoints that do not tell them (see `keypoint_files`); `told`
     is given a line when a live source is lost or back. Raises DataError, UsageError and BackendError.
     """
+    if name == cmu_mocap.NAME:
+        return KeypointSource(name, _bundled())
     if name.isdecimal():
         return VideoSource(f"/dev/video{name}", f"camera {name}", live=True, format_="v4l2", fps=fps, told=told)
     if name.startswith("/dev/video"):
@@ -66,7 +71,7 @@ def open_source(
             raise UsageError("--image-size and --skeleton are for files of keypoints: a video tells its size")
         return VideoSource(name, path.name, live=False, fps=fps, told=told)
     if path.is_dir() or path.suffix.lower() in (".json", ".npz", ".csv"):
-        return KeypointSource(path, image_size, fps, skeleton)
+        return KeypointSource(path.name, keypoint_files.load(path, image_size, fps, skeleton))
     if not path.exists():
         raise DataError(f"no such source: {name}; give a camera's number, an address, a video or a keypoint file")
     raise UsageError(
@@ -75,16 +80,28 @@ def open_source(
     )
 
 
+def _bundled() -> KeypointRecording:
+    """The longest view of the bundled test motion, as a detector sees it."""
+    view = max(load_sequences(cmu_mocap.NAME, "test", keypoints="detected"), key=len)
+    assert view.confidence is not None
+    assert view.image_size is not None
+    pixels = denormalise_screen(view.keypoints, view.image_size)
+    keypoints = np.concatenate([pixels, view.confidence[..., None]], axis=-1)
+    detections = tuple(Detections(each[None], view.skeleton, (0,)) for each in keypoints)
+    return KeypointRecording(
+        np.arange(len(keypoints)) / view.fps, detections, view.image_size, view.skeleton, "bundled"
+    )
+
+
 class KeypointSource:
-    """The frames of a file of keypoints, at the times they were taken; `paced` lets them pass as in life."""
+    """The frames of a recording of keypoints, at the times they were taken."""
 
     live = False
     reopened = 0
 
-    def __init__(self, path: Path, image_size: tuple[int, int] | None, fps: float | None, skeleton: str | None) -> None:
-        self.name = path.name
-        self.recording = keypoint_files.load(path, image_size, fps, skeleton)
-        self.fps = min(max(self.recording.fps, _RATES[0]), _RATES[1])
+    def __init__(self, name: str, recording: KeypointRecording) -> None:
+        self.name, self.recording = name, recording
+        self.fps = min(max(recording.fps, _RATES[0]), _RATES[1])
         self._closed = False
 
     def __iter__(self) -> Iterator[Item]:
