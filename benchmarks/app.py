@@ -192,6 +192,54 @@ def _told(report: Report, writer: Checked) -> dict[str, Any]:
     }
 
 
+def markdown(found: dict[str, Any]) -> str:
+    """What was held in real time, and what hours of stream took, in words and a table."""
+    head = "| people | window | look-ahead ms | frames | dropped | p50 ms | p90 ms | p99 ms | longest ms |"
+    lines = [head, "| " + " | ".join(["---:"] * 9) + " |"]
+    for row in found.get("sustain", []):
+        total = row["latency_ms"]["total"]
+        cells = [row["people"], row["frames_of_window"], f"{row['lookahead_ms']:.0f}", f"{row['frames']:,}"]
+        cells += [row["dropped"], *(f"{total[name]:.1f}" for name in ("p50", "p90", "p99", "max"))]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    parts = []
+    if "sustain" in found:
+        parts += ["\n".join(lines), _sustain_note(found)]
+    if "soak" in found:
+        parts.append(_soak_note(found["soak"], found["soak_provenance"]))
+    return "\n\n".join(parts)
+
+
+def _machine(provenance: dict[str, Any]) -> str:
+    load = provenance["load_average_before"]
+    return "{cpu}, {cores} cores, {target}".format(**provenance) + f", load before {load:.1f}"
+
+
+def _sustain_note(found: dict[str, Any]) -> str:
+    every = found["sustain"]
+    minutes = every[0]["frames"] / FPS / 60
+    exact = "every counter exact" if all(row["counters_exact"] for row in every) else "COUNTERS NOT EXACT"
+    return (
+        f"{minutes:.0f} minutes each at {FPS:.0f} frames a second in real time, keypoints given, INT8 in the native "
+        "library, with tracking, doubt and place; latency from a frame's arrival to its people's poses, beside the "
+        f"look-ahead; {exact}. The 243-frame weights are random. Machine: {_machine(found['sustain_provenance'])}."
+    )
+
+
+def _soak_note(found: dict[str, Any], provenance: dict[str, Any]) -> str:
+    streams, people = found["counters"]["streams"], found["counters"]["people"]
+    promises = ("poses_not_finite", "poses_with_missing_joints_called_valid", "poses_out_of_order")
+    first, last, most = (found[f"resident_bytes_{name}"] / 1e6 for name in ("first", "last", "most"))
+    exact = "exact" if found["counters_exact"] else "NOT EXACT"
+    return (
+        f"Soak: {found['hours_of_stream']:g} hours of {found['people']} people at {FPS:.0f} frames a second "
+        f"({found['frames']:,} frames) as fast as they go, who come, go, are hidden and jump, with lost joints, NaN "
+        f"and times that repeat or stop: {found['poses']:,} poses, {streams['rejected']:,} frames rejected, "
+        f"{people['held']:,} held, {sum(found[name] for name in promises)} promises broken, counters {exact}. Resident "
+        f"memory {first:.1f} MB after the first twentieth, {last:.1f} at the end, at most {most:.1f}; commit "
+        f"{provenance['commit'] or 'unknown'}."
+    )
+
+
 def _resident() -> int:
     """Resident memory of this process in bytes, from Linux."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])

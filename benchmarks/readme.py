@@ -1,4 +1,4 @@
-"""The tables of the README and of docs/weights.md, made from benchmarks/results.
+"""The tables of the README, of docs/weights.md and of other pages, made from benchmarks/results.
 
 Run as `python -m pstmo_edge.benchmarks.readme` from the root of the source tree.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pstmo_edge.benchmarks import accuracy, archive, emit, equal_effort, sequences, tables
+from pstmo_edge.benchmarks import accuracy, app, archive, emit, equal_effort, sequences, tables
 from pstmo_edge.benchmarks.report import Report
 from pstmo_edge.files import write_atomic
 
@@ -99,6 +99,26 @@ BLOCKS: dict[str, Callable[[Path], str | None]] = {
 }
 
 
+def _app_block(root: Path) -> str | None:
+    found = _found(root / app.RESULTS)
+    return None if found is None else app.markdown(found)
+
+
+# The same of other pages.
+PAGES: dict[Path, dict[str, Callable[[Path], str | None]]] = {
+    Path("docs/run.md"): {"app": _app_block},
+}
+
+
+def page(path: Path, text: str, root: Path = Path()) -> str:
+    """A page of PAGES with its blocks renewed; a block without results stays as it is."""
+    for name, make in PAGES[path].items():
+        block = make(root)
+        if block is not None:
+            text = _with(text, name, block)
+    return text
+
+
 def speed_table(report: Report) -> str:
     """A benchmark's rows, its recommendation, and the machine and setting that it holds for."""
     head = [name.replace("\n", " ") for name in tables.COLUMNS]
@@ -177,9 +197,11 @@ def _with(readme: str, name: str, text: str) -> str:
 
 
 def main() -> None:
-    """Renew README and cards."""
+    """Renew README, cards and pages."""
     write_atomic(README, rendered(README.read_text()).encode())
     write_atomic(CARDS, cards(CARDS.read_text()).encode())
+    for path in PAGES:
+        write_atomic(path, page(path, path.read_text()).encode())
 
 
 if __name__ == "__main__":

@@ -106,6 +106,13 @@ def test_the_stated_errors_are_of_the_shipped_weights():
     assert ACCURACY["mean_pose"]["frame_mpjpe_mm"] == pytest.approx(212, abs=2)
 
 
+@pytest.mark.parametrize("path", readme.PAGES, ids=str)
+def test_pages_show_the_results(path):
+    text = (ROOT / path).read_text()
+    assert readme.page(path, text, ROOT) == text
+    assert set(re.findall(r"<!-- (\S+): made by benchmarks/readme\.py -->", text)) == set(readme.PAGES[path])
+
+
 def test_every_block_of_the_readme_is_made_by_the_command():
     text = (ROOT / "README.md").read_text()
     begun = re.findall(r"<!-- (\S+): made by benchmarks/readme\.py -->", text)
