@@ -59,7 +59,8 @@ class Aligner:
 
     def _is_complete(self, moment: Moment, newest: Frame) -> bool:
         passed = newest.timestamp - moment.frame.timestamp
-        return passed < 0 or passed >= self.lookahead + (SLACK if self.lookahead else 0.0)
+        wait = self.lookahead + SLACK if self.lookahead else 0.0
+        return passed < 0 or passed >= wait - 1e-6
 
     def _completed(self, moment: Moment) -> Moment:
         now = moment.frame.timestamp

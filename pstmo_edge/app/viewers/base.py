@@ -72,7 +72,9 @@ def open_viewer(spec: str, settings: ViewerSettings) -> Viewer:
     name, target = _named(spec)
     entry = VIEWERS[name]
     if find_spec(entry.package) is None:
-        raise BackendError(f"the {name} viewer needs a package not installed here: pip install 'pstmo-edge[{entry.extra}]'")
+        raise BackendError(
+            f"the {name} viewer needs a package not installed here: pip install 'pstmo-edge[{entry.extra}]'"
+        )
     if target and Path(target).suffix in entry.suffixes:
         _check_file(Path(target), settings.force)
     viewer: Viewer = import_module(f"pstmo_edge.app.viewers.{name}").open_viewer(target, settings)

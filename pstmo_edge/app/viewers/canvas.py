@@ -110,7 +110,7 @@ class Canvas:
     def _draw_floor(self, pen: Any, height: float, scale: float, middle: FloatArray) -> None:
         """A square metre grid at the height of the lowest joint, so that turning shows."""
         for start, end in _grid():
-            line = looks.turned(np.array([start, end]) + [0, height, 0])[:, :2] * scale + middle
+            line = looks.turned(np.array([start, end]) + np.array([0, height, 0]))[:, :2] * scale + middle
             pen.line([*line[0], *line[1]], fill=LINES, width=1)
 
 

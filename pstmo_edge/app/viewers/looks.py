@@ -12,7 +12,11 @@ from pstmo_edge.skeletons import Skeleton
 
 Colour = tuple[int, int, int]
 
-LEFT, RIGHT, CENTRE = (240, 140, 46), (64, 156, 255), (214, 218, 224)  # told apart by people who do not see red or green
+LEFT, RIGHT, CENTRE = (
+    (240, 140, 46),
+    (64, 156, 255),
+    (214, 218, 224),
+)  # told apart by people who do not see red or green
 FLAGS: dict[str, Colour] = {
     "valid": (72, 187, 120),
     "degraded": (236, 201, 75),

@@ -163,7 +163,6 @@ def open_viewer(target: str, settings: ViewerSettings) -> RerunViewer:
             recording.spawn(memory_limit="25%", hide_welcome_screen=True, default_blueprint=layout())
     except Exception as error:  # no window system, no free port, no permission
         raise BackendError(
-            f"rerun cannot open {target or 'its window'}: {error}; record a file.rrd and open it elsewhere, or --view web"
+            f"rerun cannot open {target or 'its window'}: {error}; record a file.rrd and open it elsewhere, or use web"
         ) from error
     return RerunViewer(recording, settings)
-

@@ -12,6 +12,7 @@ from pstmo_edge.streaming import PoseResult
 
 SIZE = (320, 240)
 FRAMES = 24
+BESIDE = np.array([0.9, 0, 0.4])  # of person 1, in metres, where person 2 walks
 
 
 def result_of(pose, timestamp, frame, **flags):
@@ -31,12 +32,12 @@ def joints():
 
 @pytest.fixture(scope="session")
 def pictures(joints):
-    return [figures.picture([each, each + [0.9, 0, 0.4]], figures.FOCAL * SIZE[0], SIZE) for each in joints]
+    return [figures.picture([each, each + BESIDE], figures.FOCAL * SIZE[0], SIZE) for each in joints]
 
 
 @pytest.fixture
 def views(joints, pictures):
-    """`views(delay)`: two people's views, every pose `delay` frames after its own; person 2 is in doubt and in trouble."""
+    """`views(delay)`: two people's views, every pose `delay` frames after its own; person 2 is in doubt."""
 
     def make(delay=0, timestamps=None):
         times = np.arange(FRAMES) / 30 if timestamps is None else timestamps
@@ -57,11 +58,13 @@ def views(joints, pictures):
 
 def poses_at(joints, index, timestamp, delay):
     made = []
-    for person, shift in ((1, [0, 0, 0]), (2, [0.9, 0, 0.4])):
+    for person, shift in ((1, [0, 0, 0]), (2, BESIDE)):
         here = joints[index] + shift
         keypoints = np.concatenate([figures.pixels_of(here, SIZE), np.full((17, 1), 0.9)], 1).astype(np.float32)
         flags = {"degraded": person == 2 and index >= 8, "stale": person == 2 and index >= 16}
         result = result_of(here - here[0], timestamp, index, **flags)
         result = replace(result, lookahead_ms=delay / 30 * 1000)
-        made.append(PersonPose(person, result, keypoints, result.pose, np.full(17, 20.0 * person), person == 2, here[0]))
+        made.append(
+            PersonPose(person, result, keypoints, result.pose, np.full(17, 20.0 * person), person == 2, here[0])
+        )
     return tuple(made)

@@ -56,7 +56,9 @@ def rows(recording):
 def test_reruns_own_tool_reads_the_recording(recording):
     rerun_command = [sys.executable, "-m", "rerun", "rrd"]
     subprocess.run([*rerun_command, "verify", str(recording)], check=True, capture_output=True)
-    printed = subprocess.run([*rerun_command, "print", str(recording)], check=True, capture_output=True, text=True).stdout
+    printed = subprocess.run(
+        [*rerun_command, "print", str(recording)], check=True, capture_output=True, text=True
+    ).stdout
     for entity in (
         "/camera/image", "/camera/image/found", "/camera/image/people/1/bones", "/world/people/1/joints",
         "/world/people/2/bones", "/people/2/flag", "/people/2/doubt_mm", "/latency_ms/total", "/events", "/status",
