@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pstmo_edge.benchmarks import accuracy, app, archive, emit, equal_effort, sequences, tables
+from pstmo_edge.benchmarks import accuracy, app, archive, emit, equal_effort, sequences, streams, streams_tables, tables
 from pstmo_edge.benchmarks.report import Report
 from pstmo_edge.files import write_atomic
 
@@ -104,9 +105,15 @@ def _app_block(root: Path) -> str | None:
     return None if found is None else app.markdown(found)
 
 
+def _streams_block(name: str, root: Path) -> str | None:
+    found = _found(root / streams.RESULTS)
+    return None if found is None else streams_tables.BLOCKS[name](found)
+
+
 # The same of other pages.
 PAGES: dict[Path, dict[str, Callable[[Path], str | None]]] = {
     Path("docs/run.md"): {"app": _app_block},
+    Path("docs/streams.md"): {name: partial(_streams_block, name) for name in streams_tables.BLOCKS},
 }
 
 

@@ -107,6 +107,16 @@ def write_bvh(
     write_atomic(path, write)
 
 
+def fixed_bones(poses: FloatArray) -> FloatArray:
+    """Root-relative poses (L, 17, 3) as a BVH file holds them: each bone's direction, and its median length."""
+    fixed = np.zeros_like(poses)
+    lengths = _bone_lengths(poses)
+    for joint, parent in HUMAN36M.bones:  # parents come first
+        bone = poses[:, joint] - poses[:, parent]
+        fixed[:, joint] = fixed[:, parent] + bone / np.linalg.norm(bone, axis=-1, keepdims=True) * lengths[joint]
+    return fixed
+
+
 def _checked(poses: FloatArray, roots: FloatArray | None, axes: Axes) -> tuple[FloatArray, FloatArray]:
     """Joints (L, 17, 3), and root places (L, 3), both in centimetres with y up."""
     count = HUMAN36M.num_joints
