@@ -99,7 +99,7 @@ def test_versions(program, bundle, device, compatible, version, fits):
 
 
 def test_a_dla_core_reaches_the_runtime(program, bundle, device):
-    path = bundle("int8")
+    path = bundle("fp16")
     device("10.7.0", dla_cores=2)
     compile_bundle(path, changes={"dla_core": 1, "batch_max": 1})
     status, said, log = told(program, path, STANDIN_TENSORRT="10.7.0.23")
@@ -111,7 +111,7 @@ def test_another_device_is_refused(program, compiled):
 
 
 def test_a_changed_bundle_is_refused(program, compiled, bundle, device, tmp_path):
-    other = bundle("int8", "other")
+    other = bundle("fp16", "other")
     device("10.3.0")
     compile_bundle(other)
     found, foreign = open_bundle(compiled), open_bundle(other)

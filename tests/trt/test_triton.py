@@ -16,7 +16,7 @@ def config(folder):
 
 
 def test_a_compiled_engine_is_served_as_it_was_compiled(bundle, device, tmp_path):
-    path = bundle("int8")
+    path = bundle("fp16")
     _, trt = device("10.3.0")
     compile_bundle(path, changes={"batch_max": 16})
     assert serving.export_triton(path, tmp_path / "out", serving.Serving(instances=2)) == ("lifter",)
@@ -35,7 +35,7 @@ def test_a_compiled_engine_is_served_as_it_was_compiled(bundle, device, tmp_path
 
 
 def test_a_dla_core_is_named(bundle, device, tmp_path):
-    path = bundle("int8")
+    path = bundle("fp16")
     device("10.7.0", dla_cores=2)
     compile_bundle(path, changes={"dla_core": 1, "batch_max": 1})
     serving.export_triton(path, tmp_path / "out")
