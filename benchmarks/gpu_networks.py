@@ -39,12 +39,25 @@ class Network:
 
     name: str
     fused: Any
-    frames: int
-    layers: int
     windows: Any
 
     def __post_init__(self) -> None:
         self._emulated: dict[str, Any] = {}
+
+    @property
+    def config(self) -> Any:
+        """The model's measures."""
+        return self.fused.config
+
+    @property
+    def frames(self) -> int:
+        """Of a window."""
+        return int(self.config.frames)
+
+    @property
+    def layers(self) -> int:
+        """Of the temporal encoder."""
+        return int(self.config.layers)
 
     def emulated(self, precision: str) -> Any:
         """The model whose numbers this precision stands for: quantized layers emulated, or the fused one."""
@@ -148,7 +161,7 @@ def random_network(frames: int, small: bool) -> Network:
     config = PSTMOConfig(frames=frames, layers=1, channels=64, hidden=128, heads=2) if small else PSTMOConfig(frames)
     windows = torch.randn(8, frames, 17, 2, generator=torch.Generator().manual_seed(2)) * 0.3
     name = f"p-stmo-s-{frames}, random weights"
-    return Network(name, fuse(PSTMO(config).eval()), frames, config.layers, windows.numpy())
+    return Network(name, fuse(PSTMO(config).eval()), windows.numpy())
 
 
 def trained_network() -> tuple[Network, Any]:
@@ -165,8 +178,6 @@ def trained_network() -> tuple[Network, Any]:
     network = Network(
         "p-stmo-s-27, the weights in the box",
         fuse(model),
-        27,
-        3,
         calibration_windows(load_sequences(split="train"), spec),
     )
     held_out = load_sequences(split="test")

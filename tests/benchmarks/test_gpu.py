@@ -45,12 +45,43 @@ def test_a_dry_run_walks_the_whole_road(tmp_path):
     # Nothing that a CPU cannot know is claimed.
     assert found["shares"] is found["projections"] is found["millimetres"] is found["power"]["int8"] is None
     assert "bf16: not asked for" in found["not_measured"]
+    assert any(text.startswith("libpstmo_edge: a dry run has no driver") for text in found["not_measured"])
 
 
 def test_a_machine_without_a_gpu_gets_one_line():
     answer = run("--out", "nowhere.json")
     assert answer.returncode == 1
     assert answer.stderr.strip() == "no GPU that torch can use: give --dry-run to try the script, or install a driver"
+
+
+SANITIZER = """#!{python}
+import json, sys
+tool, out = sys.argv[sys.argv.index("--tool") + 1], sys.argv[sys.argv.index("--out") + 1]
+json.dump({{"device": {{"name": "Test GPU"}}, "commit": "abc", "checks": [1, 2, 3]}}, open(out, "w"))
+assert "--checks-only" in sys.argv and "--error-exitcode" in sys.argv
+print("noise")
+print("========= ERROR SUMMARY: 0 errors" if tool == "memcheck" else "========= RACECHECK SUMMARY: 1 hazard")
+sys.exit(tool == "racecheck")
+"""
+
+
+def test_the_sanitizers_verdict_is_written(tmp_path, monkeypatch, capsys):
+    from pstmo_edge.benchmarks import gpu
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SystemExit, match="no compute-sanitizer here: it comes with the CUDA toolkit"):
+        gpu.sanitize(["bf16"], tmp_path / "found.json")
+    program = tmp_path / "compute-sanitizer"
+    program.write_text(SANITIZER.format(python=sys.executable))
+    program.chmod(0o755)
+    with pytest.raises(SystemExit, match="compute-sanitizer found errors"):
+        gpu.sanitize(["bf16"], tmp_path / "found.json")
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert (found["commit"], found["checks"], found["precisions"]) == ("abc", 3, ["bf16"])
+    assert found["sanitizer"]["memcheck"] == {"passed": True, "said": ["========= ERROR SUMMARY: 0 errors"]}
+    assert found["sanitizer"]["racecheck"]["passed"] is False
+    assert "racecheck: FAILED: ========= RACECHECK SUMMARY: 1 hazard" in capsys.readouterr().out
+    assert gpu.default_path(found, "-sanitizer").name == "gpu-test-gpu-sanitizer.json"
 
 
 def test_a_kernel_that_raises_fails_its_check_and_the_others_go_on(monkeypatch):
