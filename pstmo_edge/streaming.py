@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 JOINTS = 17
 LONGEST_TIME = 1e10  # seconds; beyond it a double no longer tells microseconds apart
 LATE_FRAMES = 1.5  # frames without one: what lies between was not measured
+BODY = 4  # joints that tell how a body moves
 FARTHEST = 1000.0  # image widths from the picture; far below what could overflow in a network
 
 
@@ -221,7 +222,7 @@ class Clock:
 
 
 class Holder:
-    """Pixels of one frame to what the model reads, with missing joints held where they were last seen."""
+    """Pixels of one frame to what the model reads, with missing joints held on the body where they were last seen."""
 
     def __init__(self, settings: StreamSettings, channels: int) -> None:
         self.image_size = settings.image_size
@@ -232,27 +233,38 @@ class Holder:
     def forget(self) -> None:
         """Begin a new sequence."""
         self.seen = np.zeros(JOINTS, bool)
+        self.measured = np.zeros(JOINTS, bool)  # in the frame before
         self.last = np.zeros((JOINTS, 2), np.float32)
 
     def fill(self, frame: FloatArray) -> tuple[FloatArray, BoolArray]:
         """(17, 3) in pixels to values (17, C) and the missing joints (17,).
 
-        A joint that was never seen is put at the mean of those measured now. The third channel, where the model has
-        one, is the confidence, and 0 for a joint that is held.
+        A missing joint moves with the body: as the joints do, on the mean, that were measured in this frame and the
+        last, where they are BODY or more. One that was never seen is put at the mean of those measured now. The third
+        channel, where the model has one, is the confidence, and 0 for a joint that is held.
         """
         with np.errstate(all="ignore"):
             points = normalise_screen(frame[:, :2], self.image_size)
             confidence = frame[:, 2]
             measured = (confidence >= self.min_confidence) & np.isfinite(confidence)
             measured &= (np.abs(points) <= np.float32(FARTHEST)).all(axis=1)
+        both = measured & self.measured
+        if not measured.all() and both.sum() >= BODY:
+            shift = _mean(points[both].astype(np.float64) - self.last[both])
+            self.last += shift.astype(np.float32)  # that of measured joints is replaced below
         self.last[measured] = points[measured]
         self.seen |= measured
+        self.measured = measured
         if measured.any() and not self.seen.all():
-            # One after the other, as the C++ adds them.
-            total = np.cumsum(points[measured].astype(np.float64), axis=0)[-1]
-            self.last[~self.seen] = (total / measured.sum()).astype(np.float32)
+            self.last[~self.seen] = _mean(points[measured].astype(np.float64)).astype(np.float32)
         values = [self.last, np.where(measured, confidence, np.float32(0))[:, None]]
         return np.concatenate(values, axis=1)[:, : self.channels], ~measured
+
+
+def _mean(points: FloatArray) -> FloatArray:
+    """The mean (2,) of points (K, 2), added one after the other as the C++ adds them."""
+    mean: FloatArray = np.cumsum(points, axis=0)[-1] / len(points)
+    return mean
 
 
 @dataclass(frozen=True)

@@ -225,11 +225,11 @@ PSTMO_EDGE_API void pstmo_edge_stream_close(pstmo_edge_stream* stream) PSTMO_EDG
  * the frame in seconds on any clock (at most 1e10 in size, rising).
  *
  * A joint whose values are not finite, whose confidence is below the limit, or that lies more than 1000 image widths
- * away is missing: it is held where it was last seen (never seen: at the mean of the joints that were), and every pose
- * that used it is flagged. A timestamp that is not finite, repeated or earlier than the last one answers
- * PSTMO_EDGE_STATUS_TIMESTAMP_REJECTED and the frame is counted as rejected; one earlier by more than max_gap is a
- * clock that was set, and starts anew like any other gap. Frames between two moments of the model's clock are
- * interpolated; see docs/c-api.md for the clock. */
+ * away is missing: it is held where it was last seen and moves with the body (never seen: at the mean of the joints
+ * that were), and every pose that used it is flagged. A timestamp that is not finite, repeated or earlier than the last
+ * one answers PSTMO_EDGE_STATUS_TIMESTAMP_REJECTED and the frame is counted as rejected; one earlier by more than
+ * max_gap is a clock that was set, and starts anew like any other gap. Frames between two moments of the model's clock
+ * are interpolated; see docs/c-api.md for the clock. */
 PSTMO_EDGE_API pstmo_edge_status pstmo_edge_stream_push(pstmo_edge_stream* stream, const float* keypoints,
                                                         size_t keypoint_count, double timestamp) PSTMO_EDGE_NOEXCEPT;
 

@@ -10,6 +10,7 @@ namespace {
 constexpr double kLongestTime = 1e10;  // seconds; beyond it a double no longer tells microseconds apart
 constexpr double kLateFrames = 1.5;    // frames without one: what lies between was not measured
 constexpr float kFarthest = 1000.0f;   // image widths from the picture; far below what could overflow in the network
+constexpr int kBody = 4;               // joints that tell how a body moves
 constexpr size_t kLine = 64 / sizeof(float);
 
 int64_t longest_hole(double max_gap, double period) { return static_cast<int64_t>(std::ceil(max_gap / period)) + 1; }
@@ -29,31 +30,54 @@ Holder::Holder(int image_width, int image_height, float min_confidence)
       min_confidence_(min_confidence) {}
 
 uint32_t Holder::fill(const float* keypoints, Frame& frame) {
-  uint32_t missing = 0;
-  double sum_x = 0, sum_y = 0;
+  Frame points;
+  uint32_t measured = 0;
   for (uint32_t j = 0; j < PSTMO_EDGE_JOINTS; ++j) {
     const float x = keypoints[3 * j] / width_ * 2.0f - 1.0f, y = keypoints[3 * j + 1] / width_ * 2.0f - shift_;
     const float confidence = keypoints[3 * j + 2];
     const bool trusted = confidence >= min_confidence_ && confidence <= std::numeric_limits<float>::max();
-    if (trusted && std::fabs(x) <= kFarthest && std::fabs(y) <= kFarthest) {  // false for NaN
-      last_[2 * j] = x, last_[2 * j + 1] = y;
-      sum_x += x, sum_y += y;
-    } else {
-      missing |= 1u << j;
-    }
+    points[2 * j] = x, points[2 * j + 1] = y;
+    if (trusted && std::fabs(x) <= kFarthest && std::fabs(y) <= kFarthest) measured |= 1u << j;  // false for NaN
   }
-  seen_ |= ~missing & kAll;
-  if (missing != kAll && seen_ != kAll) {
-    int measured = 0;
-    for (uint32_t j = 0; j < PSTMO_EDGE_JOINTS; ++j) measured += (missing >> j & 1) == 0;
-    for (uint32_t j = 0; j < PSTMO_EDGE_JOINTS; ++j) {
-      if ((seen_ >> j & 1) != 0) continue;
-      last_[2 * j] = static_cast<float>(sum_x / measured);
-      last_[2 * j + 1] = static_cast<float>(sum_y / measured);
-    }
+  if (measured != kAll) move_with_body(points, measured & measured_);
+  for (uint32_t j = 0; j < PSTMO_EDGE_JOINTS; ++j) {
+    if ((measured >> j & 1) != 0) last_[2 * j] = points[2 * j], last_[2 * j + 1] = points[2 * j + 1];
   }
+  seen_ |= measured;
+  measured_ = measured;
+  if (measured != 0 && seen_ != kAll) place_unseen(measured);
   frame = last_;
-  return missing;
+  return ~measured & kAll;
+}
+
+// Held joints move as the joints do, on the mean, that were measured in this frame and the last.
+void Holder::move_with_body(const Frame& points, uint32_t both) {
+  double sum_x = 0, sum_y = 0;
+  int count = 0;
+  for (uint32_t j = 0; j < PSTMO_EDGE_JOINTS; ++j) {
+    if ((both >> j & 1) == 0) continue;
+    sum_x += static_cast<double>(points[2 * j]) - last_[2 * j];
+    sum_y += static_cast<double>(points[2 * j + 1]) - last_[2 * j + 1];
+    ++count;
+  }
+  if (count < kBody) return;
+  const float shift_x = static_cast<float>(sum_x / count), shift_y = static_cast<float>(sum_y / count);
+  for (uint32_t j = 0; j < PSTMO_EDGE_JOINTS; ++j) last_[2 * j] += shift_x, last_[2 * j + 1] += shift_y;
+}
+
+// Joints that were never seen are put at the mean of those measured now.
+void Holder::place_unseen(uint32_t measured) {
+  double sum_x = 0, sum_y = 0;
+  int count = 0;
+  for (uint32_t j = 0; j < PSTMO_EDGE_JOINTS; ++j) {
+    if ((measured >> j & 1) == 0) continue;
+    sum_x += last_[2 * j], sum_y += last_[2 * j + 1];
+    ++count;
+  }
+  for (uint32_t j = 0; j < PSTMO_EDGE_JOINTS; ++j) {
+    if ((seen_ >> j & 1) != 0) continue;
+    last_[2 * j] = static_cast<float>(sum_x / count), last_[2 * j + 1] = static_cast<float>(sum_y / count);
+  }
 }
 
 Stream::Stream(Lifter& lifter, const Manifest& manifest, const StreamSettings& settings)

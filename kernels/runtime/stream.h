@@ -26,18 +26,22 @@ struct StreamSettings {
 
 using Frame = std::array<float, PSTMO_EDGE_JOINTS * 2>;
 
-// Pixels of one frame to screen coordinates, with missing joints held where they were last seen.
+// Pixels of one frame to screen coordinates, with missing joints held on the body where they were last seen.
 class Holder {
  public:
   Holder(int image_width, int image_height, float min_confidence);
-  void forget() { seen_ = 0; }
+  void forget() { seen_ = measured_ = 0, last_ = {}; }
   // Fill `frame` from x, y and confidence of 17 joints; returns the mask of missing joints.
   uint32_t fill(const float* keypoints, Frame& frame);
   static constexpr uint32_t kAll = (1u << PSTMO_EDGE_JOINTS) - 1;
 
  private:
+  void move_with_body(const Frame& points, uint32_t both);
+  void place_unseen(uint32_t measured);
+
   float width_, shift_, min_confidence_;
-  uint32_t seen_ = 0;  // joints measured since the sequence began
+  uint32_t seen_ = 0;      // joints measured since the sequence began
+  uint32_t measured_ = 0;  // joints measured in the frame before
   Frame last_ = {};
 };
 
