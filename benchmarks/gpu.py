@@ -90,7 +90,7 @@ def main() -> None:
 
 
 def sanitize(precisions: list[str], out: Path | None) -> None:
-    """Run the checks under each tool of compute-sanitizer and write its verdict; exits with 1 where it found anything."""
+    """Run the checks under each tool of compute-sanitizer and write its verdict; exits with 1 where one is bad."""
     tool = shutil.which("compute-sanitizer")
     if tool is None:
         sys.exit("no compute-sanitizer here: it comes with the CUDA toolkit")

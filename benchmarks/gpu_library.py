@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ class LibraryRun:
         batches: tuple[int, ...],
     ) -> Iterator[Check]:
         """Every precision's poses against float64, as `check_network` has it; the engines that pass are kept."""
-        variants = [(name, name, None) for name in precisions]
+        variants: list[tuple[str, str, SingleCompiler | None]] = [(name, name, None) for name in precisions]
         if "bf16" in precisions and shutil.which("nvcc") is not None:
             variants.append((SINGLE, "bf16", single_window.compiled))
         for name, precision, single in variants:
@@ -159,6 +160,6 @@ class LibraryRun:
                 if budget.allows(f"libpstmo_edge, {name}, batch {batch}"):
                     keypoints = Operands(self.machine.device, 3).normal(batch, self.network.frames, 17, 2, scale=0.3)
                     windows = keypoints.cpu().numpy()
-                    times = timing.wall_ms(self.machine, lambda engine=engine, windows=windows: engine.run(windows))
+                    times = timing.wall_ms(self.machine, partial(engine.run, windows))
                     rows.append({**times, "batch": batch, "windows_per_s": batch / times["median_ms"] * 1e3})
         return found

@@ -27,7 +27,11 @@ def kernel_table(found: dict[str, Any]) -> str:
     lines = [f"| precision | kernel | {' | '.join(_SHOWN)} |", f"|---|---|{'---|' * len(_SHOWN)}"]
     for (precision, kernel), cells in rows.items():
         lines.append(f"| {precision} | `{kernel}` | {' | '.join(cells.get(target, '-') for target in _SHOWN)} |")
-    return "\n".join([*lines, "", f"Triton {found['triton']}."])
+    single = [found["single_window"][target] for target in _SHOWN]
+    taken = " | ".join(f"{row['registers']}, 0 kB, mma.sync bf16" for row in single)
+    lines.append(f"| bf16 | `single_window` (CUDA) | {taken} |")
+    compiler = max(row["driver"] for row in single) // 1000
+    return "\n".join([*lines, "", f"Triton {found['triton']}; nvcc {compiler}."])
 
 
 def projection_table() -> str:
