@@ -107,6 +107,7 @@ def run(
     files = WriterSettings(
         get_skeleton(lifter.manifest.output.skeleton), opened.fps, force, smooth == "savgol", tilt is not None
     )
+    status = _Status()
     pipeline = Pipeline(
         opened,
         crowd,
@@ -115,12 +116,13 @@ def run(
         writers=[open_writer(path, files) for path in save or []],
         viewers=_viewers(view or [], lifter, _seconds(lifter, lookahead), opened.fps, force),
         paced=pace,
-        after_frame=_Status(),
+        after_frame=status,
     )
     _told(_opening(opened, lifter, lookahead, intrinsics is None))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: pipeline.stop())
     report = pipeline.run()
+    status.watchdog.stopping()
     if as_json:
         print(json.dumps(dataclasses.asdict(report), indent=2))
     else:
@@ -294,13 +296,19 @@ def _told(line: str) -> None:
 
 
 class _Status:
-    """The line of figures on a terminal, twice a second."""
+    """After every frame: signs of life for systemd, and twice a second the line of figures on a terminal."""
 
     def __init__(self) -> None:
+        from pstmo_edge.app.watchdog import Watchdog
+
+        self.watchdog = Watchdog()
         self._next = 0.0
 
     def __call__(self, pipeline: Pipeline) -> None:
-        """Show it, if it is time."""
+        """Tell and show it, if it is time."""
+        if pipeline.report.lifted == 1:
+            self.watchdog.ready()
+        self.watchdog.beat(pipeline.status())
         now = time.monotonic()
         if not console.stderr.is_terminal or now < self._next:
             return

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -148,3 +149,21 @@ def test_a_signal_ends_it_with_everything_written(engine, tmp_path, number):
     assert 0 < found["lifted"] < 3000
     assert found["frames"] == found["lifted"] + found["dropped_before_lifting"]
     assert len((tmp_path / "p.jsonl").read_text().splitlines()) == found["poses"] == found["lifted"]
+
+
+def test_systemd_is_told_that_frames_pass_and_that_it_ends(engine, tmp_path):
+    given = keypoints(tmp_path / "k.npz", length=60)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(10)
+        told = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "300000"}
+        words = [PROGRAM, "run", given, "--engine", engine, "--pace"]
+        app = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | told)
+        lines = [systemd.recv(4096).decode()]
+        while lines[-1] != "STOPPING=1":
+            lines.append(systemd.recv(4096).decode())
+        assert app.wait(10) == 0
+    assert lines[0] == "READY=1"
+    alive = [line for line in lines if line.startswith("WATCHDOG=1")]
+    assert 5 <= len(alive) <= 14  # 1.2 s, every 0.1 s
+    assert "look-ahead 80 ms" in alive[-1]
