@@ -8,7 +8,8 @@ hip joints and of the way to the spine.
 
 The tree and its names are those of the CMU database's files: where bones branch, each has a joint of length 0 of its
 own (LHipJoint, LowerBack, LeftShoulder, ...), since one turn could not serve all of them. Rest is a T-pose, y up, x to
-the person's left. Lengths are centimetres and angles degrees about Z, Y, X; the format has no field for the unit.
+the person's left. Lengths are centimetres (the format has no field for it), angles degrees about Z, X, Y: that order
+has its gimbal lock where a person lies down, not where one turns about.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ def _bone_lengths(joints: FloatArray) -> FloatArray:
 
 
 def _angles(joints: FloatArray) -> FloatArray:
-    """The angles (L, nodes, 3) of every joint against its parent: degrees about Z, Y and X, without jumps of a turn."""
+    """The angles (L, nodes, 3) of every joint against its parent: degrees about Z, X and Y, without jumps of a turn."""
     count = len(joints)
     turns = np.empty((len(NODES), count, 3, 3))
     angles = np.zeros((count, len(NODES), 3))
@@ -213,19 +214,19 @@ def _cross_matrix(vectors: FloatArray) -> FloatArray:
 
 
 def _euler(turn: FloatArray) -> FloatArray:
-    """Angles (L, 3) in radians of turns (L, 3, 3) that are Rz Ry Rx; where Y is a right angle, X is 0."""
-    sine = np.clip(-turn[:, 2, 0], -1, 1)
+    """Angles (L, 3) in radians of turns (L, 3, 3) that are Rz Rx Ry; where X is a right angle, Y is 0."""
+    sine = np.clip(turn[:, 2, 1], -1, 1)
     locked = np.abs(sine) > 1 - 1e-12
-    z = np.where(locked, np.arctan2(-turn[:, 0, 1], turn[:, 1, 1]), np.arctan2(turn[:, 1, 0], turn[:, 0, 0]))
-    x = np.where(locked, 0.0, np.arctan2(turn[:, 2, 1], turn[:, 2, 2]))
-    return np.stack([z, np.arcsin(sine), x], axis=-1)
+    z = np.where(locked, np.arctan2(turn[:, 1, 0], turn[:, 0, 0]), np.arctan2(-turn[:, 0, 1], turn[:, 1, 1]))
+    y = np.where(locked, 0.0, np.arctan2(-turn[:, 2, 0], turn[:, 2, 2]))
+    return np.stack([z, np.arcsin(sine), y], axis=-1)
 
 
 def _hierarchy(number: int, lengths: FloatArray, depth: int = 0) -> Iterator[str]:
     """The lines of a joint and all below it."""
     node, space = NODES[number], "\t" * depth
     offset = np.array(node.rest) * (0.0 if node.joint is None else lengths[node.joint])
-    turns = "Zrotation Yrotation Xrotation"
+    turns = "Zrotation Xrotation Yrotation"
     yield f"{space}{'JOINT' if depth else 'ROOT'} {node.name}"
     yield f"{space}{{"
     yield f"{space}\tOFFSET {_numbers(offset)}"

@@ -4,7 +4,8 @@ A lifter gives joints relative to the root. With X_j + t the joint in the camera
 the plane at distance 1, projection says X_j + t_x = x_j (Z_j + t_z), and the same of y: two equations a joint, linear
 in the three unknowns t. They are solved by least squares, each weighted by its keypoint's confidence and divided by
 its depth, which makes its residual the error of reprojection (as in Hartley & Zisserman, Multiple View Geometry, 2nd
-ed., section 4.1); a few rounds of Huber's weights (Huber 1964) keep single wrong keypoints from pulling a person away.
+ed., section 4.1). Wrong keypoints do not pull a person away: the start is the least median of squares, and a few rounds
+of Tukey's weights follow (Beaton & Tukey 1974).
 
 Distance and size cannot be told apart by one camera: the root is as far off, in per cent, as the pose is too large or
 the focal length wrong. `BodyScale` takes the size from a known height.
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pstmo_edge.app.root_fit import fit_root
 from pstmo_edge.arrays import FloatArray, IntArray
 from pstmo_edge.cameras import Camera
 from pstmo_edge.errors import DataError, UsageError
@@ -26,10 +28,7 @@ from pstmo_edge.skeletons import HUMAN36M, Skeleton, get_skeleton
 
 MIN_JOINTS = 6  # measured ones; three unknowns, and outliers must be a minority
 MIN_SPREAD = 4.0  # pixels, root mean square about the mean: a smaller person has no measurable distance
-MIN_DEPTH = 0.1  # metres: a joint nearer than that is no view of a whole person
 MAX_MISFIT = 0.35  # the median residual over the spread: beyond it pose and keypoints are not of one person
-_ROUNDS, _STILL = 6, 1e-3  # at most so many, until the root moves by less than that many metres
-_HUBER = 1.345  # in standard deviations: 95 % efficiency for normal errors
 _NAMES = {"LAnkle": "LFoot", "RAnkle": "RFoot", "Pelvis": "Hip"}  # one joint under two names
 # The bones that stand on each other in an upright person, of Human3.6M's joints: mean leg, then trunk and head.
 _LEGS = ((4, 5), (5, 6), (1, 2), (2, 3))
@@ -203,7 +202,9 @@ class Placer:
         spread = math.sqrt(float(((pixels - pixels.mean(0)) ** 2).sum(-1).mean()))
         if spread < MIN_SPREAD:
             return None
-        root, residuals = _fitted(points, self.intrinsics.undistorted(pixels), weights[measured], self.intrinsics)
+        root, residuals = fit_root(
+            points, self.intrinsics.undistorted(pixels), weights[measured], self.intrinsics.focal
+        )
         if root is None:
             return None
         residual = float(np.median(residuals))
@@ -220,37 +221,6 @@ class Placer:
         finite = np.isfinite(given).all(-1) & np.isfinite(pose[self.lifted]).all(-1)
         with np.errstate(invalid="ignore"):
             return finite & (weights >= self.min_confidence) & (weights > 0), np.minimum(weights, 1.0)
-
-
-def _fitted(
-    points: FloatArray, plane: FloatArray, weights: FloatArray, intrinsics: Intrinsics
-) -> tuple[FloatArray | None, FloatArray]:
-    """The translation (3,) of points (N, 3) seen at (N, 2), and the residuals (N,) in pixels; None where ill-posed."""
-    focal = np.asarray(intrinsics.focal)
-    zero, one = np.zeros(len(points)), np.ones(len(points))
-    # Rows of both equations of each joint, [N, 2, 3] t = [N, 2], in pixels once they are divided by depth.
-    rows = np.stack([np.stack([one, zero, -plane[:, 0]], -1), np.stack([zero, one, -plane[:, 1]], -1)], axis=1)
-    right = plane * points[:, 2:] - points[:, :2]
-    rows, right = rows * focal[:, None], right * focal
-    depth, robust = one, one
-    residuals, root = zero, np.full(3, np.inf)
-    for _ in range(_ROUNDS):
-        before = root
-        each = (weights * robust / depth**2)[:, None]  # [N, 1]
-        normal = np.einsum("nki,nk,nkj->ij", rows, np.broadcast_to(each, right.shape), rows)
-        try:
-            root = np.linalg.solve(normal, np.einsum("nki,nk->i", rows, each * right))
-        except np.linalg.LinAlgError:
-            return None, residuals
-        depth = points[:, 2] + root[2]
-        if not np.isfinite(root).all() or depth.min() < MIN_DEPTH:
-            return None, residuals
-        residuals = np.linalg.norm((rows @ root - right) / depth[:, None], axis=-1)
-        if np.abs(root - before).max() < _STILL:
-            break
-        limit = _HUBER * max(1.4826 * float(np.median(residuals)), 1e-9)
-        robust = np.minimum(1.0, limit / np.maximum(residuals, 1e-12))
-    return root, residuals
 
 
 def shared_joints(seen: Skeleton, lifted: Skeleton) -> tuple[IntArray, IntArray]:
