@@ -75,14 +75,14 @@ def record(
     """What a detector reports of a take: seeded by the take, the camera, the rate and the losses."""
     body = world_to_camera(take.positions, camera)
     losses = losses or Losses()
-    nothing = np.zeros(0)
+    nothing: FloatArray = np.zeros(0)
     recording = Recording(f"{take.action}/{camera.name}", take.action, camera, nothing, nothing, body, skeleton)
     times = np.arange(0, (len(body) - 1) / FPS + 1e-9, 1 / fps)
     joints = recording.truth(times)
     coco = skeleton == COCO.name
     pixels = project(coco_from_human36m(joints) if coco else joints, camera)
     rng = np.random.default_rng(zlib.crc32(f"{recording.name}/{fps}/{skeleton}/{losses}".encode()))
-    confidence = np.ones(pixels.shape[:2])
+    confidence: FloatArray = np.ones(pixels.shape[:2])
     if detected:
         pixels, confidence = DetectorModel().apply(pixels, rng, fps, COCO if coco else HUMAN36M)
     confidence[losses.draw(confidence.shape, fps, rng)] = 0.0

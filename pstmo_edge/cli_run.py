@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pstmo_edge import console
-from pstmo_edge.errors import DataError, UsageError
+from pstmo_edge.errors import DataError, PstmoEdgeError, UsageError
 from pstmo_edge.naming import unknown
 
 if TYPE_CHECKING:
@@ -254,7 +254,8 @@ def _engine(paths: Sequence[Path], skeleton: str, lookahead: int | None, threads
     from pstmo_edge.engine import load_engine
     from pstmo_edge.mappings import mapping
 
-    engines, refused = [], []
+    engines: list[Engine] = []
+    refused: list[PstmoEdgeError] = []
     for path in paths:
         if not path.exists() and path == Path("engine"):
             raise UsageError("there is no engine: build one with pstmo-edge build, or give --engine FOLDER")

@@ -267,7 +267,7 @@ def _npz(path: Path, skeleton: str | None) -> KeypointRecording:
         keypoints = np.concatenate([keypoints, np.ones((*keypoints.shape[:-1], 1))], axis=-1)
     lost = ~np.isfinite(keypoints).all(-1)
     keypoints[lost] = 0  # confidence and all
-    present = (keypoints[..., 2] > 0).any(-1)  # [L, N]
+    present = np.asarray((keypoints[..., 2] > 0).any(-1))  # [L, N]
     detections = tuple(
         Detections(frame[here], found, tuple(np.flatnonzero(here).tolist()))
         for frame, here in zip(keypoints, present, strict=True)

@@ -100,11 +100,11 @@ class People:
             self._begin(person, frame.timestamp)
         if detections.ids is not None:
             self._known.update(joined)
-        for number, person in self._people.items():
-            self._push(number, person, frame, found.get(number))
-        results = read_ready([person.stream for person in self._people.values()])
-        for (number, person), ready in zip(self._people.items(), results, strict=True):
-            poses += [self._pose(number, person, result) for result in ready]
+        for number, present in self._people.items():
+            self._push(number, present, frame, found.get(number))
+        results = read_ready([present.stream for present in self._people.values()])
+        for (number, present), ready in zip(self._people.items(), results, strict=True):
+            poses += [self._pose(number, present, result) for result in ready]
         self.counters.poses += len(poses)
         return Update(tuple(poses), joined, tuple(left))
 

@@ -143,12 +143,21 @@ class Pipeline:
                 queue.abandon()
             for thread in threads:
                 thread.join(_PATIENCE)  # one that hangs in a driver is left behind
-            for closing in (*self.writers, *self.viewers, *([self.detector] if self.detector else [])):
-                closing.close()
+            self._close()
             self._sum_up(time.monotonic() - started)
         if self._errors:
             raise self._errors[0]
         return self.report
+
+    def _close(self) -> None:
+        """Close files, viewers and the detector; one that fails keeps none of the others from it."""
+        closing: list[Writer | Viewer | Detector] = [*self.writers, *self.viewers]
+        for each in (*closing, self.detector):
+            try:
+                if each is not None:
+                    each.close()
+            except Exception as error:
+                self._errors.append(error)
 
     def _guarded(self, stage: Callable[[], None]) -> Callable[[], None]:
         def run() -> None:

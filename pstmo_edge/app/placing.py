@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pstmo_edge.app.root_fit import fit_root
-from pstmo_edge.arrays import FloatArray, IntArray
+from pstmo_edge.arrays import BoolArray, FloatArray, IntArray
 from pstmo_edge.cameras import Camera
 from pstmo_edge.errors import DataError, UsageError
 from pstmo_edge.skeletons import HUMAN36M, Skeleton, get_skeleton
@@ -212,7 +212,7 @@ class Placer:
             return None
         return Placement(root if self.world is None else self.world.position(root), scale, residual)
 
-    def _measured(self, pose: FloatArray, keypoints: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def _measured(self, pose: FloatArray, keypoints: FloatArray) -> tuple[BoolArray, FloatArray]:
         """Which of the shared joints can be used, and their weights."""
         if keypoints.ndim != 2 or keypoints.shape[1] not in (2, 3) or pose.ndim != 2 or pose.shape[1] != 3:
             raise DataError(f"a pose {pose.shape} and keypoints {keypoints.shape}: give (J, 3) and (K, 2) or (K, 3)")
@@ -220,7 +220,8 @@ class Placer:
         weights = given[:, 2] if given.shape[1] == 3 else np.ones(len(given))
         finite = np.isfinite(given).all(-1) & np.isfinite(pose[self.lifted]).all(-1)
         with np.errstate(invalid="ignore"):
-            return finite & (weights >= self.min_confidence) & (weights > 0), np.minimum(weights, 1.0)
+            usable: BoolArray = finite & (weights >= self.min_confidence) & (weights > 0)
+        return usable, np.minimum(weights, 1.0)
 
 
 def shared_joints(seen: Skeleton, lifted: Skeleton) -> tuple[IntArray, IntArray]:

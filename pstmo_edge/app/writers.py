@@ -192,7 +192,7 @@ class Npz(_Whole):
         poses, roots = np.zeros((len(results), joints, 3), np.float32), np.zeros((len(results), 3), np.float32)
         for track in self.by_person().values():
             poses[track.places], roots[track.places] = track.poses, track.roots
-        arrays = {
+        arrays: dict[str, Any] = {
             "frame": np.array([result.frame for result in results], np.int64),
             "time": np.array([result.timestamp for result in results], np.float64),
             "person": np.array([pose.person for pose in self.poses], np.int64),

@@ -220,3 +220,16 @@ def test_the_screen_is_told_rate_latency_lookahead_and_drops(engine):
     assert {"lift", "total"} <= set(last.latency_ms)
     rate = float(last.status.split(" FPS")[0])
     assert 20 < rate < 550
+
+
+def test_a_file_that_cannot_be_closed_does_not_keep_the_others_from_it(engine):
+    class Full(Kept):
+        def close(self):
+            raise OSError("no space left")
+
+    full, written, screen = Full(), Kept(), Kept()
+    app = pipeline(engine, Source(10), writers=[full, written], viewers=[screen])
+    with pytest.raises(OSError, match="no space"):
+        app.run()
+    assert written.closed == screen.closed == 1
+    assert app.report.poses == 10

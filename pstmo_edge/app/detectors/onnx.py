@@ -64,7 +64,7 @@ class Crop:
 
     def to_picture(self, points: FloatArray) -> FloatArray:
         """Points (..., 2) in pixels of the input as pixels of the picture."""
-        placed: FloatArray = np.asarray(points, np.float32) * np.float32(self.scale) + np.float32(self.corner)
+        placed: FloatArray = np.asarray(points, np.float32) * np.float32(self.scale) + np.array(self.corner, np.float32)
         return placed
 
 
@@ -134,7 +134,8 @@ class OnnxDetector:
         """See `Detector`. Nobody is there where the mean confidence is under 0.3; the next search is of all."""
         picture = picture_of(frame, self.name)
         whole = (np.zeros(2), np.array([picture.shape[1], picture.shape[0]], float))
-        crop = Crop.around(*(self._box or whole), self._settings.size)
+        low, high = self._box or whole
+        crop = Crop.around(low, high, self._settings.size)
         people = self._points(self._run(self._as_input(crop.cut(picture, self._settings.size, self._settings.mean))))
         people = people[people[..., 2].mean(-1) >= FOUND]
         if len(people) == 0:
@@ -175,7 +176,7 @@ class OnnxDetector:
             unit = np.array([*size, 1], np.float32) if self._settings.normalised else np.ones(3, np.float32)
             return outputs[0].astype(np.float32) * unit
         if len(outputs) == 2 and all(len(shape) == 3 and shape[:2] == (1, self.joints) for shape in shapes):
-            return from_simcc(*outputs, size)
+            return from_simcc(outputs[0], outputs[1], size)
         raise BackendError(
             f"the keypoint model gives {' and '.join(map(str, shapes))}: with {self.skeleton} it must give heat maps "
             f"(1, {self.joints}, h, w), SimCC (1, {self.joints}, W r) and (1, {self.joints}, H r), or points "
@@ -223,7 +224,13 @@ def open_detector(
         raise UsageError(f"std is {std}: each must be above 0")
     session = _open_session(model, threads)
     known = OnnxSettings(
-        skeleton, _input_size(session, model, size), np.float32(mean), np.float32(std), order, normalised, follow
+        skeleton,
+        _input_size(session, model, size),
+        np.array(mean, np.float32),
+        np.array(std, np.float32),
+        order,
+        normalised,
+        follow,
     )
     detector = OnnxDetector(session, known)
     detector.check()
@@ -247,9 +254,8 @@ def _open_session(model: str, threads: int | None) -> Any:
 def _input_size(session: Any, model: str, size: tuple[int, int] | None) -> tuple[int, int]:
     """The input's (width, height), from the file or as given; raises UsageError where they contradict each other."""
     inputs = session.get_inputs()
-    shape = inputs[0].shape if len(inputs) == 1 else None
-    fits = shape is not None and len(shape) == 4 and shape[1] == 3 and inputs[0].type == "tensor(float)"
-    if not fits:
+    shape: list[Any] = list(inputs[0].shape) if len(inputs) == 1 else []
+    if len(shape) != 4 or shape[1] != 3 or inputs[0].type != "tensor(float)":
         described = ", ".join(f"{each.type} {each.shape}" for each in inputs)
         raise UsageError(f"{model} reads {described}: a keypoint model must read one float32 (1, 3, H, W)")
     fixed = [side if isinstance(side, int) else None for side in (shape[3], shape[2])]
@@ -257,5 +263,5 @@ def _input_size(session: Any, model: str, size: tuple[int, int] | None) -> tuple
         raise UsageError(f"{model} reads pictures of any size: give size=(width, height) of those it was trained with")
     if size is not None and any(side not in (None, given) for side, given in zip(fixed, size, strict=True)):
         raise UsageError(f"{model} reads {fixed[0]} x {fixed[1]} pictures, not {size[0]} x {size[1]}")
-    width, height = size or fixed
+    width, height = size or (shape[3], shape[2])
     return int(width), int(height)
