@@ -355,7 +355,7 @@ class SingleWindow {
   };
 
   static PSTMO_EDGE_WARP void put(Bf16* to, int row, int columns, int column, float low, float high) {
-    reinterpret_cast<uint32_t*>(to)[(row * columns + column) >> 1] = packed(low, high);
+    put_pair(to, row * columns + column, packed(low, high));
   }
 
   // A row of an array as `linear` reads it: by an even place, in pairs.

@@ -76,10 +76,23 @@ inline float power_of_two(float x) { return std::exp2(x); }
 
 PSTMO_EDGE_WARP float low_of(uint32_t pair) { return float_of(pair << 16); }
 PSTMO_EDGE_WARP float high_of(uint32_t pair) { return float_of(pair & 0xffff0000U); }
+
 // Values [i] and [i + 1] of an array, i even.
+#if defined(__CUDACC__)
 PSTMO_EDGE_WARP uint32_t pair_at(const Bf16* values, int i) {
   return reinterpret_cast<const uint32_t*>(values)[i >> 1];
 }
+PSTMO_EDGE_WARP void put_pair(Bf16* values, int i, uint32_t pair) {
+  reinterpret_cast<uint32_t*>(values)[i >> 1] = pair;
+}
+#else
+inline uint32_t pair_at(const Bf16* values, int i) {
+  uint32_t pair;
+  std::memcpy(&pair, values + i, sizeof pair);
+  return pair;
+}
+inline void put_pair(Bf16* values, int i, uint32_t pair) { std::memcpy(values + i, &pair, sizeof pair); }
+#endif
 
 // ---- matrix fragments (PTX ISA, mma.m16n8k16 with .bf16)
 // -------------------------------------------------------------
