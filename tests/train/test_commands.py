@@ -49,8 +49,10 @@ def test_the_road_from_nothing_to_an_engine(tmp_path):
     assert "run/pretrain/weights.safetensors" in second.stderr
     found = json.loads(command(tmp_path, "eval", "--checkpoint", "run", "--json").stdout)
     assert 100 < found["mpjpe_mm"] < 500  # forty steps: better than nothing, worse than anything of use
-    built = json.loads(command(tmp_path, "build", "--checkpoint", "run", "--out", "engine", "--json").stdout)
-    assert built["precision"]["requested"] == "int8"
+    # What the demo builds is INT8, which takes a minute more.
+    words = ["--checkpoint", "run", "--precision", "fp32", "--out", "engine", "--json"]
+    built = json.loads(command(tmp_path, "build", *words).stdout)
+    assert built["accuracy"]["after"]["mpjpe_mm"] < 500
     assert (tmp_path / "engine/manifest.json").is_file()
 
 
