@@ -105,8 +105,10 @@ class GpuEngine:
         return Captured(graph, keypoints, poses, *host)
 
 
-def lifter_of_bundle(bundle: Bundle) -> KernelLifter:
-    """A native bundle's network for the kernels; layers that the bundle has in float are in bf16, of fp16 ones in fp16.
+def lifter_of_bundle(bundle: Bundle, dtype: torch.dtype = torch.float16) -> KernelLifter:
+    """A native bundle's network for the kernels; layers that the bundle has in float, and all tokens, are in `dtype`.
+
+    fp16, since bf16 costs more than a millimetre on trained weights (docs/gpu.md).
 
     Raises UsageError for the bundles of other backends, whose graphs are for their own runtimes.
     """
@@ -119,7 +121,6 @@ def lifter_of_bundle(bundle: Bundle) -> KernelLifter:
         raise UsageError(
             f"{bundle.path} is for {manifest.backend.name}: device cuda opens native bundles, build --backend native"
         )
-    dtype = torch.float16 if manifest.precision.requested == "fp16" else torch.bfloat16
     return lifter_of_tensors(manifest.model.name, manifest.input.frames, load(bundle.read(ARTIFACT)), dtype)
 
 

@@ -34,12 +34,12 @@ def bundle_of(backend, tensors, precision="fp32"):
 
 
 def test_a_native_bundle_is_the_model_in_bf16(small_model):
-    lifter = lifter_of_bundle(bundle_of("native", stored(small_model)))
+    lifter = lifter_of_bundle(bundle_of("native", stored(small_model)), torch.bfloat16)
     assert set(lifter.precisions.values()) == {"fp32", "bf16"}
     keypoints = torch.randn(1, 9, 17, 2) * 0.3
     with torch.inference_mode():
         assert torch.equal(lifter(keypoints), lifter_of(small_model, torch.bfloat16)(keypoints))
-    half = lifter_of_bundle(bundle_of("native", stored(small_model), "fp16"))
+    half = lifter_of_bundle(bundle_of("native", stored(small_model)))
     assert set(half.precisions.values()) == {"fp32", "fp16"}
 
 
