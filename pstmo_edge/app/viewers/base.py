@@ -35,6 +35,7 @@ class ViewerSettings:
 
     `keypoints` is the joint set of `PersonPose.keypoints` (the engine's input), `poses` that of its poses. `lookahead`
     are the seconds that a pose waits for later frames, `fps` the source's frames a second. `force` replaces files.
+    `z_up`: poses and roots are in a world frame (z up, y where the camera looks) instead of the camera's (y down).
     """
 
     keypoints: Skeleton = HUMAN36M
@@ -42,6 +43,7 @@ class ViewerSettings:
     lookahead: float = 0.0
     fps: float = 30.0
     force: bool = False
+    z_up: bool = False
 
 
 @dataclass(frozen=True)

@@ -38,11 +38,13 @@ def fitted(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]
 class Canvas:
     """Draws moments of one source: the picture at `height` pixels, a square of poses to its right, a line below."""
 
-    def __init__(self, image_size: tuple[int, int], keypoints: Skeleton, poses: Skeleton, height: int = 480) -> None:
+    def __init__(
+        self, image_size: tuple[int, int], keypoints: Skeleton, poses: Skeleton, height: int = 480, z_up: bool = False
+    ) -> None:
         self.picture_size = (even(height * image_size[0] / image_size[1]), height)
         self.scale = height / image_size[1]
         self.size = (self.picture_size[0] + height, height + STATUS)
-        self._keypoints, self._poses = keypoints, poses
+        self._keypoints, self._poses, self._z_up = keypoints, poses, z_up
         self._side = height
 
     def draw(self, moment: Moment) -> NDArray[np.uint8]:
@@ -86,9 +88,10 @@ class Canvas:
     def _draw_pose(self, pen: Any, person: PersonPose, cell: tuple[float, float, float]) -> None:
         left, top, side = cell
         scale, middle = side / 2 / REACH, np.array([left + side / 2, top + side / 2])
-        seen = looks.turned(person.pose)
+        pose = looks.as_seen(person.pose, self._z_up)
+        seen = looks.turned(pose)
         points = seen[:, :2] * scale + middle
-        self._draw_floor(pen, float(person.pose[:, 1].max()), scale, middle)
+        self._draw_floor(pen, float(pose[:, 1].max()), scale, middle)
         missing = person.result.missing
         order = sorted(range(len(self._poses.bones)), key=lambda bone: -seen[list(self._poses.bones[bone]), 2].mean())
         colours = looks.sides(self._poses)

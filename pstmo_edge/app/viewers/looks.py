@@ -47,6 +47,11 @@ def label_of(pose: PersonPose) -> str:
     return f"{pose.person}: {', '.join(words)}, +{pose.result.lookahead_ms:.0f} ms"
 
 
+def as_seen(points: FloatArray, z_up: bool) -> FloatArray:
+    """Points (..., 3) with x to the right, y down and z away, of points in those axes or in a world with z up."""
+    return points[..., [0, 2, 1]] * np.array([1, -1, 1], points.dtype) if z_up else points
+
+
 def turned(points: FloatArray, yaw: float = YAW, pitch: float = PITCH) -> FloatArray:
     """Points (..., 3) of the camera frame turned about the vertical by `yaw`, then tilted by `pitch`, in degrees.
 

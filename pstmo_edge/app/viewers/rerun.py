@@ -38,7 +38,9 @@ class RerunViewer:
         self._recording, self._settings = recording, settings
         self._places: dict[int, int] = {}  # of people whose roots are not known
         self._flags: dict[int, str] = {}
-        self._log("world", rr.ViewCoordinates.RDF, static=True)  # x right, y down, z forward
+        # The camera's axes are x right, y down, z forward.
+        axes = rr.ViewCoordinates.RIGHT_HAND_Z_UP if settings.z_up else rr.ViewCoordinates.RDF
+        self._log("world", axes, static=True)
 
     def show(self, view: View) -> None:
         """See `Viewer`."""
@@ -135,7 +137,7 @@ def layout() -> Any:
         rrb.Vertical(
             rrb.Horizontal(
                 rrb.Spatial2DView(origin="/camera/image", name="camera"),
-                rrb.Spatial3DView(origin="/world", name="poses, camera frame"),
+                rrb.Spatial3DView(origin="/world", name="poses, metres"),
             ),
             rrb.Horizontal(
                 rrb.TimeSeriesView(origin="/latency_ms", name="latency, ms"),

@@ -43,7 +43,8 @@ class VideoViewer:
     def show(self, view: View) -> None:
         """See `Viewer`. Raises WriteError where the disk refuses."""
         if self._canvas is None:
-            self._canvas = Canvas(view.frame.image_size, self._settings.keypoints, self._settings.poses)
+            given = self._settings
+            self._canvas = Canvas(view.frame.image_size, given.keypoints, given.poses, z_up=given.z_up)
         for moment in self._aligner.push(view):
             self._write(moment)
 

@@ -37,6 +37,7 @@ from pstmo_edge.app.types import PersonPose, View
 from pstmo_edge.app.viewers import looks
 from pstmo_edge.app.viewers.aligned import Aligner, Moment
 from pstmo_edge.app.viewers.base import ViewerSettings
+from pstmo_edge.arrays import FloatArray
 from pstmo_edge.errors import BackendError, UsageError
 from pstmo_edge.skeletons import Skeleton
 
@@ -157,7 +158,7 @@ class WebViewer:
             "picture": newest.frame.image is not None,
             "status": newest.status,
             "latency": {stage: round(value, 2) for stage, value in newest.latency_ms.items()},
-            "people": [_told(pose) for pose in moment.poses.values()],
+            "people": [_told(pose, self._settings.z_up) for pose in moment.poses.values()],
             "missed": self.events.dropped + self._views.dropped,
         }
 
@@ -178,16 +179,21 @@ def _bones(skeleton: Skeleton) -> list[tuple[int, int, looks.Colour]]:
     ]
 
 
-def _told(pose: PersonPose) -> dict[str, Any]:
-    """What the page is told of a pose, in millimetres and pixels: half a kilobyte."""
+def _told(pose: PersonPose, z_up: bool) -> dict[str, Any]:
+    """What the page is told of a pose, in millimetres (y down) and pixels: half a kilobyte."""
+
+    def placed(points: FloatArray) -> list[Any]:
+        told: list[Any] = np.rint(looks.as_seen(points, z_up) * 1000).astype(int).tolist()
+        return told
+
     return {
         "id": pose.person,
         "flag": pose.flag,
         "doubtful": pose.doubtful,
         "time": round(pose.result.timestamp, 4),
         "ahead": round(pose.result.lookahead_ms),
-        "pose": np.rint(pose.pose * 1000).astype(int).tolist(),
-        "root": None if pose.root is None else np.rint(pose.root * 1000).astype(int).tolist(),
+        "pose": placed(pose.pose),
+        "root": None if pose.root is None else placed(pose.root),
         "doubt": None if pose.doubt_mm is None else round(float(np.mean(pose.doubt_mm))),
         "missing": np.flatnonzero(pose.result.missing).tolist(),
         "keypoints": None if pose.keypoints is None else np.round(pose.keypoints, 2).tolist(),

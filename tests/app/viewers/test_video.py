@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -68,6 +69,19 @@ def test_flags_are_seen(views):
         expected = looks.FLAGS["stale"] if index >= 16 else looks.DOUBTFUL
         assert (drawn[1, 640 + 240 + 100] == expected).all()
         assert (drawn[1, 640 + 100] == looks.FLAGS["valid"]).all()
+
+
+def test_poses_of_a_world_with_z_up_stand_upright_too(views):
+    moment = Aligner(0).push(views()[10])[0]
+    plain = Canvas(SIZE, HUMAN36M, HUMAN36M).draw(moment)
+    world = {
+        person: replace(pose, pose=pose.pose[:, [0, 2, 1]] * np.array([1, 1, -1]))
+        for person, pose in moment.poses.items()
+    }
+    lying = Canvas(SIZE, HUMAN36M, HUMAN36M).draw(replace(moment, poses=world))
+    standing = Canvas(SIZE, HUMAN36M, HUMAN36M, z_up=True).draw(replace(moment, poses=world))
+    np.testing.assert_array_equal(standing, plain)
+    assert (lying != plain).any()
 
 
 def test_frames_that_the_models_clock_left_out_hold_the_last_pose(views):
