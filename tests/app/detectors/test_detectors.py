@@ -95,7 +95,12 @@ def test_options_may_be_text_from_a_command_line(tmp_path):
 
 @pytest.mark.parametrize(
     ("option", "text", "wanted"),
-    [("size", "48", "int x int"), ("size", "48xhigh", "int x int"), ("follow", "maybe", "bool"), ("threads", "two", "int")],
+    [
+        ("size", "48", "int x int"),
+        ("size", "48xhigh", "int x int"),
+        ("follow", "maybe", "bool"),
+        ("threads", "two", "int"),
+    ],
 )
 def test_text_that_is_no_value_is_refused(option, text, wanted):
     with pytest.raises(UsageError, match=f"{option} is '{text}': it must be {wanted}"):
