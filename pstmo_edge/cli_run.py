@@ -114,7 +114,7 @@ def run(
         finder,
         PoseRefiner(crowd, refining),
         writers=[open_writer(path, files) for path in save or []],
-        viewers=_viewers(view or [], lifter, _seconds(lifter, lookahead), opened.fps, force),
+        viewers=_viewers(view or [], lifter, _seconds(lifter, lookahead), opened.fps, force, tilt is not None),
         paced=pace,
         after_frame=status,
     )
@@ -282,13 +282,15 @@ def _error(engine: Engine, lookahead: int | None) -> float:
     return known[min(known, key=lambda frames: abs(frames - wanted))] if known else math.inf
 
 
-def _viewers(specs: Sequence[str], engine: Engine, lookahead: float, fps: float, force: bool) -> list[Viewer]:
+def _viewers(
+    specs: Sequence[str], engine: Engine, lookahead: float, fps: float, force: bool, z_up: bool
+) -> list[Viewer]:
     from pstmo_edge.app.viewers import ViewerSettings, open_viewer
     from pstmo_edge.skeletons import get_skeleton
 
     manifest = engine.manifest
     joints = get_skeleton(manifest.input.skeleton), get_skeleton(manifest.output.skeleton)
-    settings = ViewerSettings(*joints, lookahead, fps, force)
+    settings = ViewerSettings(*joints, lookahead, fps, force, z_up)
     return [open_viewer(spec, settings) for spec in specs]
 
 
