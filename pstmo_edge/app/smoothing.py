@@ -121,7 +121,7 @@ def smoothed(values: FloatArray, timestamps: FloatArray, seconds: float = 0.52, 
     try:
         from scipy.signal import savgol_filter
     except ImportError:
-        raise BackendError("smoothing a recording needs scipy: pip install 'pstmo-edge[data]'") from None
+        raise BackendError("smoothing a recording needs scipy: pip install 'pstmo-edge[app]'") from None
     usual = float(np.median(steps))
     longest = 2 * int(seconds / usual / 2) + 1
     out = values.copy()
