@@ -113,6 +113,7 @@ class Pipeline:
         self._stopping = threading.Event()
         self._errors: list[BaseException] = []
         self._last_lifted = 0.0
+        self._newest: _Taken | None = None
         self._failed_detection = self._failed_lifting = 0  # one thread each
 
     def stop(self) -> None:
@@ -134,7 +135,7 @@ class Pipeline:
         try:
             for taken in self._arrivals if self.detector is None else self._detected:
                 self._lift(taken)
-            self._deliver(None, *self._finish())
+            self._deliver(self._newest, *self._finish())  # what waited for later frames, beside the last picture
         finally:
             self.stop()
             self._views.close()
@@ -210,6 +211,7 @@ class Pipeline:
         for stage, seconds in (*taken.timings, ("lift", ended - begun), ("total", ended - taken.arrived)):
             self.latencies.setdefault(stage, Latency()).add(seconds)
         self.report.lifted += 1
+        self._newest = taken
         self.report.people += len(update.joined)
         self._keep_rate(ended)
         self._deliver(taken, poses, update.joined, update.left)
