@@ -225,8 +225,6 @@ def _opening(source: Source, engine: Engine, lookahead: int | None, assumed: boo
         )
         if nearest == max(prices) and 0 in prices:
             text += f"; --lookahead 0 would cost {prices[0] - prices[nearest]:.1f} mm"
-    if asked == 0 and given.lookahead_frames > 0 and given.skeleton == "human36m-17":
-        text += "; weights trained without look-ahead: pstmo-edge build --checkpoint p-stmo-s-27-causal"
     return text + ("; distances assume a focal length of the longer side (--intrinsics)" if assumed else "")
 
 
