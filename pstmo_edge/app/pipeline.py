@@ -20,7 +20,8 @@ from pstmo_edge.app.stages import BoundedQueue, Latency
 from pstmo_edge.app.types import Detections, Frame, PersonPose, View
 from pstmo_edge.app.writers import Writer
 
-_QUEUE = 2  # frames between two stages: one being given and one to take
+_TO_DETECT = 2  # frames that wait for a detector, which is slow: more would only be older
+_TO_LIFT = 15  # those that wait to be lifted, which is quick: half a second that stood still is caught up with
 _VIEWS = 8
 _PATIENCE = 2.0  # seconds
 _RATE_MEMORY = 0.95  # of the frame rate that is shown
@@ -107,8 +108,9 @@ class Pipeline:
         self.rate = 0.0  # frames a second lifted now
         self.latencies: dict[str, Latency] = {}
         self._live = source.live or paced
-        self._arrivals: BoundedQueue[_Taken] = BoundedQueue(_QUEUE, drops=self._live)
-        self._detected: BoundedQueue[_Taken] = BoundedQueue(_QUEUE, drops=self._live)
+        waiting = _TO_LIFT if detector is None else _TO_DETECT
+        self._arrivals: BoundedQueue[_Taken] = BoundedQueue(waiting, drops=self._live)
+        self._detected: BoundedQueue[_Taken] = BoundedQueue(_TO_LIFT, drops=self._live)
         self._views: BoundedQueue[View] = BoundedQueue(_VIEWS, drops=self._live)
         self._stopping = threading.Event()
         self._errors: list[BaseException] = []
