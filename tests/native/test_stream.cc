@@ -105,6 +105,15 @@ bool same(const pstmo_edge_pose& pose, const std::vector<float>& expected) {
   return std::memcmp(pose.joints, expected.data(), kPose * sizeof(float)) == 0;
 }
 
+// The same but for what rounding pixels once more does.
+bool near(const pstmo_edge_pose& pose, const std::vector<float>& values) {
+  const float* joints = &pose.joints[0][0];
+  for (size_t k = 0; k < kPose; ++k) {
+    if (!(std::fabs(joints[k] - values[k]) < 1e-4f)) return false;
+  }
+  return true;
+}
+
 void a_stream_equals_batches(const BundleSpec& spec, double fps, uint32_t threads) {
   Opened opened(spec, threads);
   const int step = spec.t_downsample, length = spec.frames * step + 17;
@@ -144,8 +153,15 @@ void missing_joints_are_held_and_flagged() {
       const float bad[] = {NAN, INFINITY, 1e30f};
       frame[3 * 5 + 1] = bad[i - 10];            // a value that is none
       frame[3 * 7 + 2] = i == 11 ? NAN : 0.29f;  // too little confidence
-      for (const size_t joint : {5u, 7u}) {
-        for (size_t k = 0; k < 2; ++k) held.back()[3 * joint + k] = held[9][3 * joint + k];
+      for (size_t k = 0; k < 2; ++k) {           // they move as the other joints do
+        double moved = 0;
+        for (size_t j = 0; j < kJoints; ++j) {
+          if (j != 5 && j != 7) moved += held.back()[3 * j + k] - frame_at(i - 1)[3 * j + k];
+        }
+        const size_t before = held.size() - 2;
+        for (const size_t joint : {5u, 7u}) {
+          held.back()[3 * joint + k] = held[before][3 * joint + k] + static_cast<float>(moved / (kJoints - 2));
+        }
       }
     }
     given.push_back(frame);
@@ -154,7 +170,7 @@ void missing_joints_are_held_and_flagged() {
     CHECK(push(stream, given[static_cast<size_t>(i)], i / kFps) == PSTMO_EDGE_STATUS_OK);
     const std::vector<pstmo_edge_pose> poses = drain(stream);
     CHECK(poses.size() == 1);
-    CHECK(same(poses[0], opened.batch(held, i, 4, 1, 0, i)));
+    CHECK(near(poses[0], opened.batch(held, i, 4, 1, 0, i)));
     const bool hit = i >= 10 && i < 13, touched = i >= 10 && i < 13 + 4;  // four frames lie before the target
     CHECK(poses[0].missing == (hit ? 1u << 5 | 1u << 7 : 0u));
     CHECK(poses[0].flags == (touched ? PSTMO_EDGE_POSE_DEGRADED : PSTMO_EDGE_POSE_VALID));
