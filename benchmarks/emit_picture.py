@@ -6,10 +6,11 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
+from pstmo_edge.benchmarks.plots import plain_axes
 from pstmo_edge.errors import BackendError
 
 _DPI = 120
-_INK, _QUIET, _RULE = "#1c2026", "#667080", "#e4e7ec"
+_INK, _QUIET = "#1c2026", "#667080"
 # Keypoints by colour, mirroring by line: both can be told apart without colours.
 _LINES = {
     "gt, plain": ("exact keypoints", "#2f6fde", "-"),
@@ -53,23 +54,11 @@ def _against_count(axes: Any, modes: list[dict[str, Any]]) -> None:
     axes.set(xscale="log", xlabel="poses a window (the middle K frames), logarithmic", ylabel="MPJPE, mm")
     axes.set_xticks(counts, [str(count) for count in counts])
     axes.minorticks_off()
-    _plain(axes)
+    plain_axes(axes, 8.5, 9)
 
 
 def _against_position(axes: Any, positions: Mapping[str, list[float]]) -> None:
     for setting, (_, colour, style) in _LINES.items():
         axes.plot(range(len(positions[setting])), positions[setting], style, color=colour, marker=".", markersize=4)
     axes.set(xlabel="position in the window (0: the oldest frame)")
-    _plain(axes)
-
-
-def _plain(axes: Any) -> None:
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(_RULE)
-    axes.grid(color=_RULE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=_QUIET, length=0, labelsize=8.5)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.label.set(color=_QUIET, fontsize=9)
+    plain_axes(axes, 8.5, 9)

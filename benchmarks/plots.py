@@ -35,12 +35,12 @@ def fps_vs_mpjpe(report: Report) -> bytes:
         axes = figure.add_axes((place[0], (low + lanes) / height, place[2], plot / height))
         axes.set(xscale="log", xlim=shown.x_range, ylim=shown.y_range, ylabel="MPJPE in mm (less is better)")
         axes.set_yticks(nice_ticks(*shown.y_range))
-        _plain_axes(axes)
+        plain_axes(axes)
         _draw_marks(figure, axes, shown)
     if lanes:
         below = figure.add_axes((place[0], low / height, place[2], lanes / height))
         below.set(xscale="log", xlim=shown.x_range, ylim=(len(shown.lanes), -0.7), yticks=[])
-        _plain_axes(below)
+        plain_axes(below)
         _draw_lanes(below, shown)
     if plot and lanes:
         axes.tick_params(labelbottom=False)
@@ -208,16 +208,17 @@ def _speed_ticks(axes: Any, shown: Picture) -> None:
     axes.set_xticks([], minor=True)
 
 
-def _plain_axes(axes: Any) -> None:
+def plain_axes(axes: Any, ticks: float = 9, label: float = 10) -> None:
+    """A quiet frame and grid, with the sizes of tick and axis labels in points."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color(_RULE)
     axes.grid(color=_RULE, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=_QUIET, length=0, labelsize=9)
+    axes.tick_params(colors=_QUIET, length=0, labelsize=ticks)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.label.set(color=_QUIET, fontsize=10)
+        axis.label.set(color=_QUIET, fontsize=label)
 
 
 def _figure(width: float, height: float) -> Any:

@@ -6,10 +6,11 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
+from pstmo_edge.benchmarks.plots import plain_axes
 from pstmo_edge.errors import BackendError
 
 _DPI = 120
-_INK, _QUIET, _RULE = "#1c2026", "#667080", "#e4e7ec"
+_INK, _QUIET = "#1c2026", "#667080"
 _BLUE, _ORANGE, _GREEN = "#2f6fde", "#d9713c", "#2b8a5b"
 
 
@@ -78,13 +79,5 @@ def _doubt(axes: Any, pools: Mapping[str, Any]) -> None:
 
 
 def _plain(axes: Any) -> None:
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(_RULE)
-    axes.grid(color=_RULE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=_QUIET, length=0, labelsize=8.5)
+    plain_axes(axes, 8.5, 9)
     axes.legend(frameon=False, fontsize=8)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.label.set(color=_QUIET, fontsize=9)
