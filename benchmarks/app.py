@@ -221,7 +221,8 @@ def _sustain_note(found: dict[str, Any]) -> str:
     return (
         f"{minutes:.0f} minutes each at {FPS:.0f} frames a second in real time, keypoints given, INT8 in the native "
         "library, with tracking, doubt and place; latency from a frame's arrival to its people's poses, beside the "
-        f"look-ahead; {exact}. The 243-frame weights are random. Machine: {_machine(found['sustain_provenance'])}."
+        f"look-ahead; {exact}. The 243-frame weights are random. {found.get('sustain_remark', '')}"
+        f"Machine: {_machine(found['sustain_provenance'])}."
     )
 
 
