@@ -47,3 +47,20 @@ def small_engine(small_model, small_prepared, tmp_path_factory):
     out = tmp_path_factory.mktemp("engines") / "small"
     build(small_model, "fp32", out=out, prepared=small_prepared)
     return out
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory):
+    """One headless Chromium for all tests of pages; they ask for `driver`."""
+    import browser
+
+    with browser.opened(tmp_path_factory.mktemp("chromium")) as driver:
+        yield driver
+
+
+@pytest.fixture
+def driver(chromium):
+    """The browser with its own size and colours again, whatever the test before made of them."""
+    chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    return chromium

@@ -1,44 +1,18 @@
-"""The report's page as people use it, in a real headless Chromium: sorting, tips, turning, widths, both colour schemes.
-
-Needs Chromium and its driver (Debian: `apt-get install chromium chromium-driver`) and selenium; .ci/run installs them.
-"""
+"""The report's page as people use it, in a real headless Chromium: sorting, tips, turning, widths, colour schemes."""
 
 import json
 import math
 import re
-import shutil
 
 import numpy as np
 import pytest
+from browser import webdriver
 
 from pstmo_edge.benchmarks import looks, page
 from pstmo_edge.benchmarks.moments import PITCH_DEGREES, YAW_DEGREES
 from pstmo_edge.skeletons import HUMAN36M
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DRIVER = shutil.which("chromedriver")
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 WIDE, NARROW = 1280, 380
-
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None or DRIVER is None, reason="no Chromium with its driver here: apt-get install chromium-driver"
-)
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install '.[dev]'")
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
 
 
 class Visit:

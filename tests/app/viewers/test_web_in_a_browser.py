@@ -2,37 +2,14 @@
 
 import io
 import json
-import shutil
 import time
 
 import numpy as np
 import pytest
+from browser import webdriver
 from PIL import Image
 
 from pstmo_edge.app.viewers import ViewerSettings, looks, open_viewer
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DRIVER = shutil.which("chromedriver")
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1100,620",
-)  # fmt: skip
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None or DRIVER is None, reason="no Chromium with its driver here: apt-get install chromium-driver"
-)
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install '.[dev]'")
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture
@@ -160,4 +137,3 @@ def test_nothing_is_cut_off(seen, width):
     seen.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     driver = seen(14)
     assert driver.execute_script("return document.documentElement.scrollWidth <= innerWidth")
-    driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
