@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,11 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from pstmo_edge import console
+from pstmo_edge.cli_options import Json, print_json
 from pstmo_edge.errors import UsageError
 from pstmo_edge.manifest import Manifest
 
 Engine = Annotated[Path, typer.Option(help="A bundle; one built with --emit gives many poses a forward.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -144,7 +143,7 @@ def _add_kernels(bundle: Path, chips: list[str], out: Path | None, single_launch
 
 def _report_manifest(manifest: Manifest, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(manifest.model_dump(mode="json"), indent=2))
+        print_json(manifest.model_dump(mode="json"))
         return
     console.stdout.print(console.manifest_table(manifest))
 
@@ -178,7 +177,7 @@ def export_triton(
 
 def _report(summary: Any, seconds: float, out: Path, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({**summary.to_dict(), "seconds": round(seconds, 3)}, indent=2))
+        print_json({**summary.to_dict(), "seconds": round(seconds, 3)})
         return
     rate = f", {summary.poses / seconds:.0f} poses/s" if summary.poses else ""
     console.stdout.print(

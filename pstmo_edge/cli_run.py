@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 import signal
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pstmo_edge import console
+from pstmo_edge.cli_options import Json, print_json
 from pstmo_edge.errors import DataError, PstmoEdgeError, UsageError
 from pstmo_edge.naming import unknown
 
@@ -82,7 +82,7 @@ def run(
     camera_height: Annotated[float, typer.Option(help="Metres of the camera above the floor, with --tilt.")] = 0.0,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the engine's runtime.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Lift a camera, a video or keypoints to 3D poses.
 
@@ -124,7 +124,7 @@ def run(
     report = pipeline.run()
     status.watchdog.stopping()
     if as_json:
-        print(json.dumps(dataclasses.asdict(report), indent=2))
+        print_json(dataclasses.asdict(report))
     else:
         console.stdout.print(summary(report, opened, lifter), soft_wrap=True, markup=False)
 
