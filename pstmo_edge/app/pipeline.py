@@ -169,7 +169,8 @@ class Pipeline:
             except BaseException as error:
                 self._errors.append(error)
                 self.stop()
-                self._detected.abandon()
+                for queue in (self._detected, self._views):  # a stage that died takes nothing: nobody may wait for it
+                    queue.abandon()
 
         return run
 

@@ -165,6 +165,24 @@ def test_what_a_stage_raises_reaches_the_caller_and_files_are_closed(engine, whe
     accounted(app.report)
 
 
+def test_nobody_waits_for_a_screen_that_failed(engine):
+    """With more frames under way than its queue takes, which were lifted and waited for it for ever."""
+    screen = Kept()
+    app = pipeline(engine, Source(200), viewers=[screen])
+
+    def fails_when_all_is_full(view):
+        while len(app._views._items) < app._views.size or len(app._arrivals._items) < app._arrivals.size:
+            time.sleep(0.001)
+        raise OSError("the screen is gone")
+
+    screen.show = fails_when_all_is_full
+    ended = threading.Thread(target=lambda: pytest.raises(OSError, app.run), daemon=True)
+    ended.start()
+    ended.join(30)
+    assert not ended.is_alive()
+    accounted(app.report)
+
+
 def test_stop_ends_a_live_run_and_keeps_what_was_under_way(engine):
     source = Source(10_000, live=True, step=0.001)
     written = Kept()
