@@ -6,6 +6,7 @@ import dataclasses
 import math
 import re
 import signal
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _SHOWN_EVERY = 0.5  # seconds
 UNKNOWN_SIZE = (1, 1)  # of the picture: `People` takes it from the frames
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 SMOOTHINGS = ("none", "one-euro", "savgol")
 
 
@@ -119,14 +121,26 @@ def run(
         after_frame=status,
     )
     _told(_opening(opened, lifter, lookahead, intrinsics is None))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: pipeline.stop())
+    _stop_on_signals(pipeline)
     report = pipeline.run()
     status.watchdog.stopping()
     if as_json:
         print_json(dataclasses.asdict(report))
     else:
         console.stdout.print(summary(report, opened, lifter), soft_wrap=True, markup=False)
+
+
+def _stop_on_signals(pipeline: Pipeline) -> None:
+    """The first Ctrl-C or SIGTERM lets what is under way be written; a second one ends the program at once."""
+
+    def stop(*_: object) -> None:
+        for number in _ENDING:
+            signal.signal(number, signal.SIG_DFL)
+        # In a thread: the main one may hold, where the signal stopped it, the very locks that `stop` takes.
+        threading.Thread(target=pipeline.stop, name="stopping", daemon=True).start()
+
+    for number in _ENDING:
+        signal.signal(number, stop)
 
 
 def summary(report: Report, source: Source, engine: Engine) -> str:

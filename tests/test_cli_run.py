@@ -151,6 +151,31 @@ def test_a_signal_ends_it_with_everything_written(engine, tmp_path, number):
     assert len((tmp_path / "p.jsonl").read_text().splitlines()) == found["poses"] == found["lifted"]
 
 
+def test_a_second_signal_ends_what_hangs(engine, tmp_path):
+    """A screen that hangs keeps the first one from ending the app."""
+    given = keypoints(tmp_path / "k.npz", length=30)
+    hanging = """
+import time
+from pstmo_edge import cli, cli_run
+class Hanging:
+    def show(self, view):
+        print("hangs", flush=True)
+        time.sleep(60)
+    def close(self): pass
+cli_run._viewers = lambda *_: [Hanging()]
+cli.main()
+"""
+    words = [sys.executable, "-c", hanging, "run", given, "--engine", engine]
+    app = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert app.stdout.readline() == "hangs\n"
+    app.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        app.wait(1)
+    app.send_signal(signal.SIGINT)
+    assert app.wait(10) == -signal.SIGINT
+    app.stdout.close()
+
+
 def test_systemd_is_told_that_frames_pass_and_that_it_ends(engine, tmp_path):
     given = keypoints(tmp_path / "k.npz", length=60)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
