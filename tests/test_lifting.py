@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -65,7 +66,8 @@ def test_a_second_run_does_nothing_and_a_changed_recording_is_lifted_again(engin
 
 
 def test_many_poses_a_forward(small_model, short_sequences, tmp_path):
-    from pstmo_edge.building import build, prepare
+    from pstmo_edge.building import build
+    from pstmo_edge.preparing import prepare
 
     model = pe.emitting(small_model, 3)
     build(model, "fp32", out=tmp_path / "engine", prepared=prepare(model, held_out=short_sequences[:1]))
@@ -193,6 +195,69 @@ def test_without_ray_the_way_out_is_told(small_engine, tmp_path):
         lifting_ray.lift(small_engine, jobs, tmp_path / "out", "local")
 
 
+@pytest.mark.parametrize(
+    ("address", "error", "message"),
+    [
+        ("127.0.0.1", UsageError, "give HOST:PORT"),
+        ("head:port", UsageError, "give HOST:PORT"),
+        ("", UsageError, "give HOST:PORT"),
+        ("ray://127.0.0.1:10001", UsageError, "start lift there, with auto"),
+        ("127.0.0.1:{closed}", BackendError, r"no Ray cluster answers at 127.0.0.1:\d+ \(connection refused\)"),
+        ("nowhere.invalid:6379", BackendError, "no Ray cluster answers at nowhere.invalid:6379"),
+    ],
+)
+def test_a_dead_address_of_a_cluster_is_told_at_once(monkeypatch, address, error, message):
+    from pstmo_edge import lifting_ray
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        named = address.format(closed=free.getsockname()[1])
+    started = time.monotonic()
+    with pytest.raises(error, match=message):
+        lifting_ray._reach(named)
+    monkeypatch.setenv("RAY_ADDRESS", named)  # what "auto" follows
+    with pytest.raises(error, match=message):
+        lifting_ray._reach("auto")
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("import time; time.sleep(20)", "something listens there and says nothing"),
+        ("raise SystemExit('ray.exceptions.RpcError: wrong token. Note: much more')", r"\(RpcError: wrong token\)"),
+        ("raise SystemExit(2)", None),  # a Ray without the command: `ray.init` will see
+        ("", None),
+    ],
+)
+def test_who_listens_is_asked_whether_it_is_a_cluster(monkeypatch, script, message):
+    from pstmo_edge import lifting_ray
+
+    monkeypatch.setattr(lifting_ray, "_HEALTH", (sys.executable, "-c", script))
+    monkeypatch.setattr(lifting_ray, "_PATIENCE", (1.0, 0.5 if message and "nothing" in message else 10.0))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        if message is None:
+            lifting_ray._reach(address)
+        else:
+            with pytest.raises(BackendError, match=message):
+                lifting_ray._reach(address)
+
+
+def test_what_stops_a_worker_comes_back_as_a_row(small_engine, tmp_path):
+    from pstmo_edge import lifting_ray
+
+    source, target = write_recording(tmp_path / "a.npz", 5), tmp_path / "out.npz"
+    rows = {"source": [str(source)], "target": [str(target)]}
+    done = lifting_ray._Worker(str(small_engine), 8, 1)(rows)
+    assert (done["poses"], done["stops"]) == ([5], [""])
+    target.unlink()
+    target.mkdir()
+    done = lifting_ray._Worker(str(small_engine), 8, 1)(rows)
+    assert "it is a folder" in done["stops"][0]
+    assert "no bundle" in lifting_ray._Worker(str(tmp_path), 8, 1)(rows)["stops"][0]
+
+
 @pytest.mark.skipif(not HAS_RAY, reason="Ray is large and no part of `dev`: pip install '.[ray]'")
 def test_a_cluster_of_two_lifts_the_same_poses(engine, small_engine, tmp_path):
     from pstmo_edge import lifting_ray
@@ -206,3 +271,8 @@ def test_a_cluster_of_two_lifts_the_same_poses(engine, small_engine, tmp_path):
     for path in recordings:
         target = tmp_path / "out" / path.relative_to(tmp_path / "in")
         np.testing.assert_allclose(poses(target), expected(engine, path), atol=1e-5)
+    target = tmp_path / "out" / recordings[0].relative_to(tmp_path / "in")
+    target.unlink()
+    target.mkdir()
+    with pytest.raises(BackendError, match=r"a worker cannot go on: .*it is a folder"):
+        lifting_ray.lift(small_engine, jobs, tmp_path / "out", "local", workers=2)
