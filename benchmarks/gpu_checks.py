@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pstmo_edge.kernels.triton import launch, reference, tuning
 from pstmo_edge.kernels.triton.cost import CHANNELS, HIDDEN, INPUTS, OUTPUTS
+from pstmo_edge.kernels.triton.lifter import stream_type
 from pstmo_edge.kernels.triton.reference import Product, fp8_product, int8_product
 
 HEADS = 8
@@ -23,12 +24,13 @@ WEIGHTS = {
     "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16,
     "int8": torch.int8, "fp8": torch.float8_e4m3fn,
 }  # fmt: skip
+# Between kernels; `lifter.stream_type` says what the residual stream is in beside them.
 TOKENS = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
-    "int8": torch.bfloat16,
-    "fp8": torch.bfloat16,
+    "int8": torch.float16,
+    "fp8": torch.float16,
 }
 
 
@@ -126,6 +128,7 @@ def check_ops(device: torch.device, precision: str, sizes: Sizes, capability: in
     """Every kernel of a precision that `tuning` has tiles for."""
     some = Operands(device)
     weights, tokens = WEIGHTS[precision], TOKENS[precision]
+    stream = stream_type(tokens)
     kind = tuning.CLASSES[weights]
     channels, hidden = sizes.channels, sizes.hidden
 
@@ -142,7 +145,7 @@ def check_ops(device: torch.device, precision: str, sizes: Sizes, capability: in
 
     for windows, length in sizes.windows:
         size = f"{windows}x{length}"
-        x = some.normal(windows, length, channels, dtype=tokens)
+        x = some.normal(windows, length, channels, dtype=stream)
         if precision not in ("int8", "fp8"):
             qkv = some.normal(windows, length, 3 * channels, dtype=tokens)
             yield from run("attention", size, launch.attention, reference.attention, (qkv, sizes.heads),
@@ -158,21 +161,21 @@ def check_ops(device: torch.device, precision: str, sizes: Sizes, capability: in
         )]  # fmt: skip
         keypoints, position = some.normal(windows, length, INPUTS, scale=0.3), some.normal(length, channels)
         yield from run("spatial_encoder", size, launch.spatial_encoder, reference.spatial_encoder,
-                       (keypoints, encoder, position, tokens), (windows, length, channels), tokens)  # fmt: skip
+                       (keypoints, encoder, position, stream), (windows, length, channels), stream)  # fmt: skip
         plain = [
             some.product(o, i, precision) for o, i in ((channels, channels), (hidden, channels), (channels, hidden))
         ]
         yield from run("feed_forward_1", size, launch.feed_forward, reference.feed_forward,
                        (x, some.normal(*x.shape, dtype=tokens), some.norm(channels), plain, position, 1),
-                       (windows, length, channels), tokens)  # fmt: skip
+                       (windows, length, channels), stream)  # fmt: skip
     for stride, windows, length in sizes.strides:
-        x, mixed = (some.normal(windows, length, channels, dtype=tokens) for _ in range(2))
+        x, mixed = (some.normal(windows, length, channels, dtype=each) for each in (stream, tokens))
         strided = [
             some.product(o, i, precision) for o, i in ((channels, channels), (hidden, channels), (channels, 3 * hidden))
         ]
         yield from run("feed_forward_3", f"{windows}x{length} stride {stride}", launch.feed_forward,
                        reference.feed_forward, (x, mixed, some.norm(channels), strided, None, stride),
-                       (windows, -(-length // stride), channels), tokens)  # fmt: skip
+                       (windows, -(-length // stride), channels), stream)  # fmt: skip
 
 
 def _check(

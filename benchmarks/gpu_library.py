@@ -36,7 +36,7 @@ from pstmo_edge.kernels.triton.plan import Compiler, compiler_for
 from pstmo_edge.skeletons import get_skeleton
 
 MAX_BATCH = 1024
-SINGLE = "bf16, single launch"
+SINGLE = "fp16, single launch"
 _JOINTS = "human36m-17"
 
 
@@ -124,8 +124,8 @@ class LibraryRun:
     ) -> Iterator[Check]:
         """Every precision's poses against float64, as `check_network` has it; the engines that pass are kept."""
         variants: list[tuple[str, str, SingleCompiler | None]] = [(name, name, None) for name in precisions]
-        if "bf16" in precisions and shutil.which("nvcc") is not None:
-            variants.append((SINGLE, "bf16", single_window.compiled))
+        if "fp16" in precisions and shutil.which("nvcc") is not None:
+            variants.append((SINGLE, "fp16", single_window.compiled))
         for name, precision, single in variants:
             try:
                 engine = self._opened(precision, single)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pstmo_edge.benchmarks.gpu_checks import TOKENS
 from pstmo_edge.benchmarks.gpu_timing import Machine
 from pstmo_edge.calib.calibrate import calibrate
 from pstmo_edge.calib.emulation import EmulatedModel
@@ -23,14 +24,6 @@ from pstmo_edge.kernels.triton.engine import GpuEngine
 from pstmo_edge.kernels.triton.lifter import ENDS, KernelLifter, lifter_of
 from pstmo_edge.models import fused as fused_models
 from pstmo_edge.models.fused import fuse
-
-_TYPES = {
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-    "int8": torch.bfloat16,
-    "fp8": torch.bfloat16,
-}
 
 
 @dataclass
@@ -80,7 +73,7 @@ class Network:
 
     def lifter(self, precision: str) -> KernelLifter:
         """The network made of the kernels."""
-        return lifter_of(self.emulated(precision), _TYPES[precision])
+        return lifter_of(self.emulated(precision), TOKENS[precision])
 
 
 class Ours:

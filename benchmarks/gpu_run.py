@@ -16,7 +16,7 @@ from pstmo_edge import __version__
 from pstmo_edge.benchmarks import gpu_library, gpu_speeds
 from pstmo_edge.benchmarks import gpu_timing as timing
 from pstmo_edge.benchmarks.gpu import CHECKED_BATCHES, FP8_SINCE, PRECISIONS, Budget
-from pstmo_edge.benchmarks.gpu_checks import SMALL, Sizes, check_network, check_ops, failed
+from pstmo_edge.benchmarks.gpu_checks import SMALL, TOKENS, Sizes, check_network, check_ops, failed
 from pstmo_edge.benchmarks.gpu_networks import (
     Network,
     Ours,
@@ -125,8 +125,7 @@ def _checks(machine: Machine, capability: int, precisions: list[str], network: N
 
 def _plain(machine: Machine, precision: str, network: Network) -> list[Callable[[torch.Tensor], torch.Tensor]]:
     """Plain torch in the type of the tokens and, of a quantized network, its emulation."""
-    narrow = torch.float16 if precision == "fp16" else torch.bfloat16
-    plain: list[Callable[[torch.Tensor], torch.Tensor]] = [Plain(network.fused, narrow, machine.device)]
+    plain: list[Callable[[torch.Tensor], torch.Tensor]] = [Plain(network.fused, TOKENS[precision], machine.device)]
     return [*plain, network.on_cpu(precision)] if precision in ("int8", "fp8") else plain
 
 

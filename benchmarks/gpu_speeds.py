@@ -10,11 +10,12 @@ import torch
 
 from pstmo_edge.benchmarks import gpu_timing as timing
 from pstmo_edge.benchmarks.gpu import BATCHES, COMPILED_BATCHES, Budget
-from pstmo_edge.benchmarks.gpu_checks import SMALL, Operands, Sizes
+from pstmo_edge.benchmarks.gpu_checks import SMALL, TOKENS, Operands, Sizes
 from pstmo_edge.benchmarks.gpu_networks import Network, Ours, Plain, flash_attention
 from pstmo_edge.benchmarks.gpu_timing import Machine
 from pstmo_edge.errors import BackendError
 from pstmo_edge.kernels.triton import cost, launch, tuning
+from pstmo_edge.kernels.triton.lifter import stream_type
 
 DRY_BATCHES = (2,)
 
@@ -129,8 +130,9 @@ def ops(machine: Machine, capability: int, precisions: list[str]) -> dict[str, A
 def _op_rows(machine: Machine, capability: int, precision: str, windows: int, tokens: int) -> Any:
     sizes = Sizes() if machine.is_gpu else SMALL
     some, c, h = Operands(machine.device, 4), sizes.channels, sizes.hidden
-    narrow = torch.float16 if precision == "fp16" else torch.bfloat16
-    x, mixed = (some.normal(windows, tokens, c, dtype=narrow) for _ in range(2))
+    narrow = TOKENS[precision]
+    stream = stream_type(narrow)
+    x, mixed = (some.normal(windows, tokens, c, dtype=each) for each in (stream, narrow))
     norm, position = some.norm(c), some.normal(tokens, c)
     layer = [some.product(c, c, precision), some.product(h, c, precision)]
     encoder = [some.product(h, cost.INPUTS, "fp32"), *(some.product(o, h, precision) for o in (h, h, c))]
@@ -139,7 +141,7 @@ def _op_rows(machine: Machine, capability: int, precision: str, windows: int, to
         some.normal(windows, tokens, 3 * c, dtype=narrow),
     )
     calls: dict[str, Callable[..., object]] = {
-        "spatial_encoder": lambda **to: launch.spatial_encoder(keypoints, encoder, position, narrow, **to),
+        "spatial_encoder": lambda **to: launch.spatial_encoder(keypoints, encoder, position, stream, **to),
         "norm_linear": lambda **to: launch.norm_linear(x, norm, products["qkv"], narrow, **to),
         "attention": lambda **to: launch.attention(qkv, sizes.heads, **to),
         "feed_forward_1": lambda **to: launch.feed_forward(x, mixed, norm, [*layer, products["w_2"]], None, 1, **to),
@@ -151,7 +153,7 @@ def _op_rows(machine: Machine, capability: int, precision: str, windows: int, to
     }  # fmt: skip
     counted = {found.name: found for found in reversed(cost.costs(243, 3, precision))}  # the first of each name counts
     for name, call in calls.items():
-        kind = "half" if name == "attention" else tuning.CLASSES[products["qkv"].weight.dtype]
+        kind = tuning.CLASSES[narrow if name == "attention" else products["qkv"].weight.dtype]
         choice = tuning.choice(name, kind, capability)
         if choice is None:
             continue
@@ -182,7 +184,7 @@ def projections(found: dict[str, Any], network: Network) -> list[dict[str, Any]]
     out: list[dict[str, Any]] = []
     for precision, rows in found["ops"].items():
         shares = _efficiency(rows, precision, found["peaks"])
-        if shares is not None and precision != "fp16":
+        if shares is not None:
             out += [
                 {**projection.__dict__, "measured_on": found["device"]["name"]}
                 for chip in cost.CHIPS
@@ -195,7 +197,7 @@ def projections(found: dict[str, Any], network: Network) -> list[dict[str, Any]]
 def _efficiency(rows: dict[str, Any], precision: str, peaks: dict[str, float | None]) -> dict[str, float] | None:
     shares: dict[str, float] = {}
     for name, row in rows.items():
-        peak = peaks.get("bf16" if name == "attention" else precision)
+        peak = peaks.get(cost.narrow_precision(precision) if name == "attention" else precision)
         if not peak or not peaks.get("copy"):
             return None
         shares[name] = max(row["operations_per_s"] / peak, row["bytes_per_s"] / float(peaks["copy"] or 1))

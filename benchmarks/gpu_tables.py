@@ -20,7 +20,7 @@ def kernel_table(found: dict[str, Any]) -> str:
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for target in _SHOWN:
         for row in found["targets"][target]["kernels"]:
-            if "many" in row["for"] and row["precision"] in ("bf16", "int8", "fp8"):
+            if "many" in row["for"] and row["precision"] in ("bf16", "fp16", "int8", "fp8"):
                 units = ", ".join(sorted({name.replace("kind::", "") for name in row["matrix"]}))
                 text = f"{row['registers']}, {row['shared_bytes'] / 1024:.0f} kB, {units}"
                 rows.setdefault((row["precision"], row["kernel"]), {})[target] = text
@@ -28,8 +28,8 @@ def kernel_table(found: dict[str, Any]) -> str:
     for (precision, kernel), cells in rows.items():
         lines.append(f"| {precision} | `{kernel}` | {' | '.join(cells.get(target, '-') for target in _SHOWN)} |")
     single = [found["single_window"][target] for target in _SHOWN]
-    taken = " | ".join(f"{row['registers']}, 0 kB, mma.sync bf16" for row in single)
-    lines.append(f"| bf16 | `single_window` (CUDA) | {taken} |")
+    taken = " | ".join(f"{row['registers']}, 0 kB, mma.sync f16" for row in single)
+    lines.append(f"| fp16 | `single_window` (CUDA) | {taken} |")
     compiler = max(row["driver"] for row in single) // 1000
     return "\n".join([*lines, "", f"Triton {found['triton']}; nvcc {compiler}."])
 
@@ -37,12 +37,12 @@ def kernel_table(found: dict[str, Any]) -> str:
 def projection_table() -> str:
     """What the published peaks allow, by chip and precision: limits, and said to be so."""
     lines = [
-        "| chip | bf16, batch 1 | bf16, batch 64 | 8-bit, batch 1 | 8-bit, batch 64 |",
+        "| chip | fp16, batch 1 | fp16, batch 64 | 8-bit, batch 1 | 8-bit, batch 64 |",
         "|---|---:|---:|---:|---:|",
     ]
     for chip in cost.CHIPS:
         byte = "int8" if chip.peaks["int8"] else "fp8"
-        cells = [cost.project(chip, 243, 3, precision, batch) for precision in ("bf16", byte) for batch in (1, 64)]
+        cells = [cost.project(chip, 243, 3, precision, batch) for precision in ("fp16", byte) for batch in (1, 64)]
         texts = " | ".join("-" if cell is None else f"{cell.windows_per_s:,.0f}" for cell in cells)
         lines.append(f"| {chip.name} ({byte}) | {texts} |")
     return "\n".join(lines)

@@ -56,12 +56,12 @@ def compiled(capability: int) -> tuple[Compiled, int, dict[str, int]]:
 def described(lifter: KernelLifter, frames: int) -> dict[str, Any]:
     """A lifter as the kernel reads it: `network`, 8-byte slots in the order of single_window.h, and its workspace.
 
-    Raises UsageError unless all but the two ends is bf16.
+    Raises UsageError unless all but the two ends is fp16.
     """
-    others = {name: precision for name, precision in lifter.precisions.items() if precision not in ("fp32", "bf16")}
-    if others or lifter.dtype != torch.bfloat16:
+    others = {name: precision for name, precision in lifter.precisions.items() if precision not in ("fp32", "fp16")}
+    if others or lifter.dtype != torch.float16:
         held = sorted(set(others.values())) or [str(lifter.dtype).removeprefix("torch.")]
-        raise UsageError(f"the single launch computes in bf16 and this bundle has {', '.join(held)}: leave it out")
+        raise UsageError(f"the single launch computes in fp16 and this bundle has {', '.join(held)}: leave it out")
     slots: list[list[Any]] = [["null"], ["count", frames, 0], ["count", len(lifter.layers), 0]]
     for number in range(4):
         slots += _product(f"encoder.{number}")

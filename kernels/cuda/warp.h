@@ -1,5 +1,4 @@
-// What a warp does together, for single_window.h: on a GPU with registers and mma.sync, on a host with loops over
-// lanes.
+// What a warp does together, for tiles.h: on a GPU with registers and mma.sync, on a host with loops over lanes.
 //
 // A value that each lane has is an array of kLanes; lanes(body) runs body(lane, slot) for every lane, where slot is the
 // lane's place in such arrays. So one source is both the kernel and its check on a machine without a GPU.
@@ -8,20 +7,16 @@
 
 #include <cstdint>
 
+#include "half.h"
+
 #if defined(__CUDACC__)
-#define PSTMO_EDGE_WARP __device__ __forceinline__
 #define PSTMO_EDGE_UNROLL _Pragma("unroll")
 #else
-#include <cmath>
-#include <cstring>
-#define PSTMO_EDGE_WARP inline
 #define PSTMO_EDGE_UNROLL
 #endif
 
 namespace pstmo_edge {
 namespace cuda {
-
-using Bf16 = uint16_t;  // its bits
 
 #if defined(__CUDACC__)
 
@@ -30,15 +25,6 @@ constexpr int kLanes = 1;
 template <typename Body>
 PSTMO_EDGE_WARP void lanes(Body body) {
   body(static_cast<int>(threadIdx.x & 31), 0);
-}
-
-PSTMO_EDGE_WARP float float_of(uint32_t bits) { return __uint_as_float(bits); }
-
-// Two floats as bf16, ties to even; the first in the low half.
-PSTMO_EDGE_WARP uint32_t packed(float low, float high) {
-  uint32_t pair;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  return pair;
 }
 
 PSTMO_EDGE_WARP float reciprocal_root(float x) { return rsqrtf(x); }
@@ -53,49 +39,12 @@ void lanes(Body body) {
   for (int lane = 0; lane < 32; ++lane) body(lane, lane);
 }
 
-inline float float_of(uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-inline uint32_t packed(float low, float high) {
-  const float both[] = {low, high};
-  uint32_t halves[2];
-  for (int i = 0; i < 2; ++i) {
-    std::memcpy(&halves[i], &both[i], sizeof halves[i]);
-    halves[i] = (halves[i] + 32767 + (halves[i] >> 16 & 1)) >> 16;
-  }
-  return halves[0] | halves[1] << 16;
-}
-
 inline float reciprocal_root(float x) { return 1 / std::sqrt(x); }
 inline float power_of_two(float x) { return std::exp2(x); }
 
 #endif
 
-PSTMO_EDGE_WARP float low_of(uint32_t pair) { return float_of(pair << 16); }
-PSTMO_EDGE_WARP float high_of(uint32_t pair) { return float_of(pair & 0xffff0000U); }
-
-// Values [i] and [i + 1] of an array, i even.
-#if defined(__CUDACC__)
-PSTMO_EDGE_WARP uint32_t pair_at(const Bf16* values, int i) {
-  return reinterpret_cast<const uint32_t*>(values)[i >> 1];
-}
-PSTMO_EDGE_WARP void put_pair(Bf16* values, int i, uint32_t pair) {
-  reinterpret_cast<uint32_t*>(values)[i >> 1] = pair;
-}
-#else
-inline uint32_t pair_at(const Bf16* values, int i) {
-  uint32_t pair;
-  std::memcpy(&pair, values + i, sizeof pair);
-  return pair;
-}
-inline void put_pair(Bf16* values, int i, uint32_t pair) { std::memcpy(values + i, &pair, sizeof pair); }
-#endif
-
-// ---- matrix fragments (PTX ISA, mma.m16n8k16 with .bf16)
-// -------------------------------------------------------------
+// ---- matrix fragments (PTX ISA, mma.m16n8k16 with .f16) ------------------------------------------------------------
 //
 // Lane 4 g + t has of the left operand (16 x 16) the pairs (row g or g + 8, columns 2 t or 2 t + 8), of the right one
 // (16 x 8) the pairs (rows 2 t or 2 t + 8, column g), and of the sums (16 x 8) rows g and g + 8, columns 2 t and 2 t
@@ -159,7 +108,7 @@ PSTMO_EDGE_WARP void for_pairs(const Sums& sums, Body body) {
 PSTMO_EDGE_WARP void multiply(Sums& sums, const Fragment<4>& left, const Fragment<2>& right) {
   float* const c = sums.values[0];
   const uint32_t *const a = left.pairs[0], *const b = right.pairs[0];
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
       "{%0, %1, %2, %3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));

@@ -43,13 +43,13 @@ TARGETS = {
 _REGISTERS_OF_A_MULTIPROCESSOR = 65536
 _FP8_SINCE = 89
 CHANNELS, HIDDEN, HEADS, INPUTS, OUTPUTS = 256, 512, 8, 34, 51
-# The weights' and the tokens' types of a precision, as triton writes them.
+# The types of a precision's weights, tokens and residual stream, as triton writes them: see `lifter.stream_type`.
 PRECISIONS = {
-    "fp32": ("fp32", "fp32"),
-    "bf16": ("bf16", "bf16"),
-    "fp16": ("fp16", "fp16"),
-    "int8": ("i8", "bf16"),
-    "fp8": ("fp8e4nv", "bf16"),
+    "fp32": ("fp32", "fp32", "fp32"),
+    "bf16": ("bf16", "bf16", "fp32"),
+    "fp16": ("fp16", "fp16", "fp16"),
+    "int8": ("i8", "fp16", "fp16"),
+    "fp8": ("fp8e4nv", "fp16", "fp16"),
 }
 
 
@@ -68,13 +68,12 @@ class Variant:
         """Where `tuning.TABLE` has its tiles."""
         if self.name == "head":
             return "head", "single"
-        kinds = {"fp32": "single", "bf16": "half", "fp16": "half"}
-        return self.name.removesuffix("_packed"), kinds.get(self.precision, self.precision)
+        return self.name.removesuffix("_packed"), "single" if self.precision == "fp32" else self.precision
 
 
 def variants(precision: str) -> Iterator[Variant]:
     """All that a P-STMO of 256 channels needs in a precision."""
-    weight, token = PRECISIONS[precision]
+    weight, token, stream = PRECISIONS[precision]
     quantized = precision in ("int8", "fp8")
 
     def products(*names: str) -> dict[str, str]:
@@ -84,7 +83,7 @@ def variants(precision: str) -> Iterator[Variant]:
             | ({f"g{n}_ptr": "*fp32" for n in names} if quantized else {})
         )
 
-    tokens = {"x_ptr": f"*{token}", "out_ptr": f"*{token}"}
+    tokens = {"x_ptr": f"*{stream}", "out_ptr": f"*{stream}"}
     network = {"CHANNELS": CHANNELS, "HIDDEN": HIDDEN}
     yield Variant(
         "spatial_encoder", "spatial_encoder", precision,
@@ -94,7 +93,7 @@ def variants(precision: str) -> Iterator[Variant]:
     )  # fmt: skip
     yield Variant(
         "norm_linear", "norm_linear", precision,
-        {**tokens, **products(""), "norm_ptr": "*fp32", "rows": "i32", "eps": "fp32"},
+        {**tokens, **products(""), "norm_ptr": "*fp32", "out_ptr": f"*{token}", "rows": "i32", "eps": "fp32"},
         {"CHANNELS": CHANNELS, "COLUMNS": 3 * CHANNELS, "NORM": True},
     )  # fmt: skip
     if not quantized:

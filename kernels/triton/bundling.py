@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pstmo_edge.bundle import Bundle, open_bundle, write_bundle
 from pstmo_edge.errors import UsageError
 from pstmo_edge.kernels.triton.engine import lifter_of_bundle
@@ -42,8 +40,7 @@ def add_kernels(
     if out is not None and Path(out).exists():
         raise UsageError(f"{out} exists already: give another --out, or none to compile in place")
     bundle = open_bundle(path)
-    # The kernel for one window computes in bf16 alone, and all plans of a bundle read the same weights.
-    lifter = lifter or lifter_of_bundle(bundle, torch.float16 if single is None else torch.bfloat16)
+    lifter = lifter or lifter_of_bundle(bundle)
     held = {entry.path: bundle.read(entry.path) for entry in bundle.manifest.files}
     _check_others(bundle, held, lifter, chips)
     added = kernel_files(lifter, bundle.manifest.input.frames, chips, single, compilers, tell)

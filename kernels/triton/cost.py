@@ -13,6 +13,8 @@ from pstmo_edge.models.p_stmo import STRIDES
 
 CHANNELS, HIDDEN, INPUTS, OUTPUTS = 256, 512, 34, 51
 _WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1, "fp8": 1}
+_TOKEN_BYTES = {"fp32": 4}  # others have 2
+_STREAM_BYTES = {"fp32": 4, "bf16": 4}  # of the residual stream: see `lifter.stream_type`
 
 
 @dataclass(frozen=True)
@@ -29,16 +31,21 @@ class Cost:
     weight_bytes: int
 
 
+def narrow_precision(precision: str) -> str:
+    """What a network multiplies in where it has no weights, which is also what it has tokens in."""
+    return "fp16" if precision in ("int8", "fp8") else precision
+
+
 def costs(frames: int, layers: int, precision: str) -> list[Cost]:
     """Every launch of a forward, in order; `layers` of the temporal encoder are 3 (P-STMO-S) or 4."""
     size = _WEIGHT_BYTES[precision]
-    token = 4 if precision == "fp32" else 2
-    half = "bf16" if precision in ("int8", "fp8") else precision
+    token, stream = _TOKEN_BYTES.get(precision, 2), _STREAM_BYTES.get(precision, 2)
+    half = narrow_precision(precision)
     encoder = 2 * HIDDEN * HIDDEN + HIDDEN * CHANNELS
     found = [
         Cost(
             "spatial_encoder", precision, 2 * frames * (INPUTS * HIDDEN + encoder),
-            frames * (4 * INPUTS + token * CHANNELS), 4 * INPUTS * HIDDEN + size * encoder,
+            frames * (4 * INPUTS + stream * CHANNELS), 4 * INPUTS * HIDDEN + size * encoder,
         )
     ]  # fmt: skip
     tokens = frames
@@ -48,18 +55,19 @@ def costs(frames: int, layers: int, precision: str) -> list[Cost]:
         read = 3 * tokens if stride == 1 else read
         found += [
             Cost(
-                "norm_linear", precision, 2 * tokens * 3 * CHANNELS * CHANNELS, token * tokens * 4 * CHANNELS,
-                size * 3 * CHANNELS * CHANNELS,
+                "norm_linear", precision, 2 * tokens * 3 * CHANNELS * CHANNELS,
+                tokens * CHANNELS * (stream + 3 * token), size * 3 * CHANNELS * CHANNELS,
             ),
             Cost("attention", half, 4 * tokens * tokens * CHANNELS, token * tokens * 4 * CHANNELS, 0),
             Cost(
                 f"feed_forward_{taps}", precision,
                 2 * (read * CHANNELS * (CHANNELS + HIDDEN) + kept * taps * HIDDEN * CHANNELS),
-                token * CHANNELS * (2 * read + kept), size * CHANNELS * (CHANNELS + HIDDEN + taps * HIDDEN),
+                CHANNELS * ((stream + token) * read + stream * kept),
+                size * CHANNELS * (CHANNELS + HIDDEN + taps * HIDDEN),
             ),
         ]  # fmt: skip
         tokens = kept
-    return [*found, Cost("head", "fp32", 2 * CHANNELS * OUTPUTS, token * CHANNELS, 4 * CHANNELS * OUTPUTS)]
+    return [*found, Cost("head", "fp32", 2 * CHANNELS * OUTPUTS, stream * CHANNELS, 4 * CHANNELS * OUTPUTS)]
 
 
 def operations(frames: int, layers: int) -> int:
@@ -148,7 +156,7 @@ def projections(
     found = [
         project(chip, frames, layers, precision, batch, efficiency)
         for chip in CHIPS
-        for precision in ("bf16", "int8", "fp8")
+        for precision in ("fp16", "int8", "fp8")
         for batch in batches
     ]
     return [projection for projection in found if projection is not None]

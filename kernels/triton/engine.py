@@ -41,7 +41,7 @@ def require_gpu(lifter: KernelLifter) -> torch.device:
     if capability < LEAST_CAPABILITY:
         raise BackendError(f"{name} has compute capability {major}.{minor}, the kernels need 8.0: use another backend")
     if capability < _FP8_SINCE and "fp8" in lifter.precisions.values():
-        raise BackendError(f"{name} has compute capability {major}.{minor}, FP8 needs 8.9: build in int8 or bf16")
+        raise BackendError(f"{name} has compute capability {major}.{minor}, FP8 needs 8.9: build in int8 or fp16")
     return torch.device("cuda", torch.cuda.current_device())
 
 
@@ -108,7 +108,7 @@ class GpuEngine:
 def lifter_of_bundle(bundle: Bundle, dtype: torch.dtype = torch.float16) -> KernelLifter:
     """A native bundle's network for the kernels; layers that the bundle has in float, and all tokens, are in `dtype`.
 
-    fp16, since bf16 costs more than a millimetre on trained weights (docs/gpu.md).
+    fp16 is as fast as bf16, whose residual stream must be in fp32 (docs/gpu.md).
 
     Raises UsageError for the bundles of other backends, whose graphs are for their own runtimes.
     """

@@ -22,6 +22,15 @@ ENDS = ("encoder.fc_1", "fcn.1", "fcn_1.1")
 _UNSIGNED_BYTES = (0, 255)
 
 
+def stream_type(dtype: torch.dtype) -> torch.dtype:
+    """The type of the residual stream, which passes from layer to layer, where other tokens are of `dtype`.
+
+    Trained, the stream lies ten of its standard deviations from zero: the 8 bits of bf16 lose 8 mm of every pose there
+    and next to nothing elsewhere (docs/gpu.md). fp16 keeps 11, and fp32 costs memory traffic.
+    """
+    return torch.float32 if dtype == torch.bfloat16 else dtype
+
+
 class _Product(nn.Module):
     """A `reference.Product` whose tensors move with the module."""
 
@@ -39,7 +48,9 @@ class _Product(nn.Module):
 class _Layer(nn.Module):
     """One transformer layer, plain or strided; `position` is what the layer behind it adds first."""
 
-    def __init__(self, layer: nn.Module, products: Mapping[str, Product], heads: int, stride: int) -> None:
+    def __init__(
+        self, layer: nn.Module, products: Mapping[str, Product], heads: int, stride: int, dtype: torch.dtype
+    ) -> None:
         super().__init__()
         attend, feed = layer.sublayer
         self.register_buffer("norm_1", torch.stack([attend.norm.weight, attend.norm.bias]).float())
@@ -49,11 +60,11 @@ class _Layer(nn.Module):
         self.products = nn.ModuleList(
             _Product(products[name]) for name in ("self_attn.out", "feed_forward.w_1", "feed_forward.w_2")
         )
-        self.heads, self.stride = heads, stride
+        self.heads, self.stride, self.dtype = heads, stride, dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) to (B, ceil(T / stride), C)."""
-        qkv = ops.norm_linear(x, self.norm_1, *self.qkv.parts, x.dtype)
+        """The stream (B, T, C) to (B, ceil(T / stride), C)."""
+        qkv = ops.norm_linear(x, self.norm_1, *self.qkv.parts, self.dtype)
         mixed = ops.attention(qkv, self.heads)
         out: Tensor = ops.feed_forward(x, mixed, self.norm_2, *_spread(self.products), self.position, self.stride)
         return out
@@ -67,24 +78,26 @@ def _spread(products: nn.ModuleList) -> tuple[list[Tensor], list[Tensor], list[T
 class KernelLifter(nn.Module):
     """(B, T, 17, 2) float32 to (B, 17, 3), or to the emitted poses (B, K, 17, 3), float32.
 
-    `precisions` says of every layer with weights what its product is computed in. Move it with `.to(device)`; its
-    types are its own, so a change of type would make another network of it.
+    `precisions` says of every layer with weights what its product is computed in, `dtype` is the type of the tokens
+    between kernels and `stream` that of the residual stream among them. Move it with `.to(device)`; its types are its
+    own, so a change of type would make another network of it.
     """
 
     def __init__(self, model: PSTMO, products: Mapping[str, Product], dtype: torch.dtype, emitted: Any) -> None:
         super().__init__()
-        self.dtype, self.joints, self.emitted = dtype, model.config.joints, emitted
+        self.dtype, self.stream = dtype, stream_type(dtype)
+        self.joints, self.emitted = model.config.joints, emitted
         self.precisions = {name: _precision(product) for name, product in products.items()}
         self.encoder = nn.ModuleList(
             _Product(products[f"encoder.{name}"]) for name in ("fc_1", "layers.0.w1", "layers.0.w2", "fc_2")
         )
         self.register_buffer("position", model.Transformer.pos_embedding[0].float().contiguous())
-        self.layers = nn.ModuleList(_layers(model, products, emitted is not None))
+        self.layers = nn.ModuleList(_layers(model, products, dtype, emitted is not None))
         self.head = _Product(products["fcn.1" if emitted is None else "fcn_1.1"])
 
     def forward(self, keypoints: Tensor) -> Tensor:
         """Normalised keypoints (B, T, 17, 2) float32 to poses in metres."""
-        x = ops.spatial_encoder(keypoints.flatten(2), *_spread(self.encoder), self.position, self.dtype)
+        x = ops.spatial_encoder(keypoints.flatten(2), *_spread(self.encoder), self.position, self.stream)
         for layer in self.layers:
             x = layer(x)
         if self.emitted is not None:
@@ -97,8 +110,9 @@ class KernelLifter(nn.Module):
 def lifter_of(model: nn.Module, dtype: torch.dtype = torch.float32) -> KernelLifter:
     """A P-STMO in evaluation mode, or its emulated INT8 or FP8 form, for the kernels.
 
-    Layers that the emulation quantizes are, but for the two ends; all others are in `dtype`, fp32, bf16 or fp16, which
-    is also the type of the tokens between the kernels. Raises UsageError for other models and quantizations.
+    Layers that the emulation quantizes are, but for the two ends; all others are in `dtype`, fp32, bf16 or fp16, and so
+    are the tokens between the kernels, but for the residual stream of bf16. Raises UsageError for other models and
+    quantizations.
     """
     layers = dict(model.layers) if isinstance(model, EmulatedModel) else {}
     inner: Any = model.model if isinstance(model, EmulatedModel) else model
@@ -115,7 +129,7 @@ def lifter_of(model: nn.Module, dtype: torch.dtype = torch.float32) -> KernelLif
 
 
 def lifter_of_tensors(
-    name: str, frames: int, tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.bfloat16
+    name: str, frames: int, tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float16
 ) -> KernelLifter:
     """The arrays of a native bundle (`native_weights`) for the kernels: the same integers as on the CPU.
 
@@ -188,17 +202,17 @@ def _precision(product: Product) -> str:
     return names.get(product.weight.dtype, "fp16")
 
 
-def _layers(model: PSTMO, products: Mapping[str, Product], per_frame: bool) -> list[_Layer]:
+def _layers(model: PSTMO, products: Mapping[str, Product], dtype: torch.dtype, per_frame: bool) -> list[_Layer]:
     heads = model.config.heads
     temporal, reduce = model.Transformer.model, model.Transformer_reduce.model
     found = [
-        _Layer(layer, _below(products, f"Transformer.model.layers.{i}."), heads, 1)
+        _Layer(layer, _below(products, f"Transformer.model.layers.{i}."), heads, 1, dtype)
         for i, layer in enumerate(temporal.layers)
     ]
     if per_frame:
         return found
     strided = [
-        _Layer(layer, _below(products, f"Transformer_reduce.model.layers.{i}."), heads, stride)
+        _Layer(layer, _below(products, f"Transformer_reduce.model.layers.{i}."), heads, stride, dtype)
         for i, (layer, stride) in enumerate(zip(reduce.layers, STRIDES[model.config.frames], strict=True))
     ]
     tables = (reduce.pos_embedding_1, reduce.pos_embedding_2, reduce.pos_embedding_3)

@@ -76,7 +76,7 @@ class _Walk:
     kept: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        lifter, dtype = self.lifter, self.lifter.dtype
+        lifter, dtype = self.lifter, self.lifter.stream
         self.names = {id(tensor): ("weight", name) for name, tensor in lifter.named_buffers()}
         encoder = [Product(*each.parts) for each in lifter.encoder]
         channels, tokens = len(encoder[-1].weight), self.frames
@@ -100,13 +100,16 @@ class _Walk:
     def _layer(self, layer: Any, x: Tensor, tokens: int, out: Tensor) -> Tensor:
         channels, rows = x.shape[-1], self.batch * tokens
         qkv, products = Product(*layer.qkv.parts), [Product(*each.parts) for each in layer.products]
-        gathered = self._buffer("qkv", (tokens, 3 * channels), x.dtype)
-        mixed = self._buffer("mixed", (tokens, channels), x.dtype)
+        gathered = self._buffer("qkv", (tokens, 3 * channels), self.lifter.dtype)
+        mixed = self._buffer("mixed", (tokens, channels), self.lifter.dtype)
         self._add(
             "norm_linear", qkv.weight.dtype, rows,
             lambda tiles: launch.norm_linear_call(x, layer.norm_1, qkv, gathered, tiles),
         )  # fmt: skip
-        self._add("attention", x.dtype, rows, lambda tiles: launch.attention_call(gathered, layer.heads, mixed, tiles))
+        self._add(
+            "attention", gathered.dtype, rows,
+            lambda tiles: launch.attention_call(gathered, layer.heads, mixed, tiles),
+        )  # fmt: skip
         taps = products[2].weight.shape[1] // len(products[1].weight)
         self._add(
             f"feed_forward_{taps}", launch.narrowest(products), self.batch * out.shape[1],

@@ -2,8 +2,9 @@
 
 Float ops work in the type of their tokens, so the same function in float64 is the truth that errors are measured from,
 and in bfloat16 the plain code that a kernel must not be worse than. Where a product is quantized, what lies between
-the products is float32. Source of the numerics: Shan et al., ECCV 2022, sections 3.1 to 3.3, as `models.fused` has
-them: BatchNorms folded, the published LayerNorm as the stock one with its gain scaled and 1e-12 under the root.
+the products is float32; where float32 tokens meet a product in bfloat16 or float16, it rounds them as autocast does.
+Source of the numerics: Shan et al., ECCV 2022, sections 3.1 to 3.3, as `models.fused` has them: BatchNorms folded, the
+published LayerNorm as the stock one with its gain scaled and 1e-12 under the root.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ def quantized(x: Tensor, product: Product) -> Tensor:
 def multiplied(x: Tensor, product: Product) -> Tensor:
     """Rows (..., K) to (..., N), in the type of `x`."""
     if product.grid is None:
-        return F.linear(x, product.weight.to(x.dtype), product.bias.to(x.dtype))
+        dtype = product.weight.dtype if x.dtype == torch.float32 else x.dtype
+        return F.linear(x.to(dtype), product.weight.to(dtype), product.bias.to(dtype)).to(x.dtype)
     count = len(product.weight)
     sums = F.linear(quantized(x, product), product.weight.double()).to(x.dtype)  # exact before it is rounded once
     return sums * product.grid[GRID_HEADER : GRID_HEADER + count].to(x.dtype) + product.bias.to(x.dtype)
@@ -127,12 +129,12 @@ def feed_forward(
 ) -> Tensor:
     """The rest of a transformer layer: what attention gathered, projected and added; then norm, ReLU network, added.
 
-    x and mixed (B, T, C); `products` are C to C, C to H, and H to C or, of a strided layer, 3 H to C: a convolution
-    over three tokens with padding 1 that keeps every `stride`-th, and so does the residual. `position` (>= T', C) is
-    what the next layer adds first. To (B, T', C), T' = ceil(T / stride).
+    x and mixed (B, T, C), which may differ in type; `products` are C to C, C to H, and H to C or, of a strided layer,
+    3 H to C: a convolution over three tokens with padding 1 that keeps every `stride`-th, and so does the residual.
+    `position` (>= T', C) is what the next layer adds first. To (B, T', C) in the type of x, T' = ceil(T / stride).
     """
     projection, wide, narrow = products
-    working = _working(x.dtype, products)
+    dtype, working = x.dtype, _working(x.dtype, products)
     x = x.to(working) + multiplied(mixed.to(working), projection)
     hidden = F.relu(multiplied(normed(x, norm), wide))
     if narrow.weight.shape[1] != wide.weight.shape[0]:
@@ -140,4 +142,4 @@ def feed_forward(
     out = x[:, ::stride] + multiplied(hidden, narrow)
     if position is not None:
         out = out + position[: out.shape[1]].to(working)
-    return out.to(mixed.dtype)
+    return out.to(dtype)

@@ -57,11 +57,13 @@ TABLE: dict[tuple[str, str], Choice] = {
     ("feed_forward_3", "int8"): Choice(Tiles(16, 32, 8, 2), Tiles(32, 32, 8, 2)),
     ("feed_forward_3", "fp8"): Choice(Tiles(16, 32, 8, 2), Tiles(32, 32, 8, 2)),
 }
-# The same for one compute capability alone.
+# The same for one compute capability alone, and for bf16 or fp16 alone.
 EXCEPTIONS: dict[tuple[str, str, int], Choice] = {
-    # There the tiles of the table spill 8 and 16 bytes in fp16.
-    ("spatial_encoder", "half", 100): Choice(Tiles(16, 16, 8, 2), Tiles(32, 32, 8, 2)),
-    ("spatial_encoder", "half", 110): Choice(Tiles(16, 16, 8, 2), Tiles(32, 32, 8, 2)),
+    # There the tiles of the table spill 8 and 16 bytes.
+    ("spatial_encoder", "fp16", 100): Choice(Tiles(16, 16, 8, 2), Tiles(32, 32, 8, 2)),
+    ("spatial_encoder", "fp16", 110): Choice(Tiles(16, 16, 8, 2), Tiles(32, 32, 8, 2)),
+    # With the residual stream in fp32, 64 rows spill 192 bytes; with other slices, stages or warps no fewer than 152.
+    ("feed_forward_1", "bf16", 100): Choice(Tiles(16, 32, 4, 2), Tiles(32, 32, 8, 2)),
     # The accumulators of wgmma and tcgen05 spill: 152 bytes in int8 on 9.0; in fp8 16 there, 128 on 11.0.
     ("feed_forward_1", "int8", 90): Choice(Tiles(16, 32, 8, 2), Tiles(32, 32, 8, 2)),
     ("feed_forward_1", "fp8", 90): Choice(Tiles(16, 32, 8, 2), Tiles(64, 32, 8, 2, chunk_0=64)),
@@ -87,7 +89,7 @@ REJECTED: tuple[tuple[str, str, Tiles, str], ...] = (
 )  # fmt: skip
 
 CLASSES = {
-    torch.float32: "single", torch.bfloat16: "half", torch.float16: "half",
+    torch.float32: "single", torch.bfloat16: "bf16", torch.float16: "fp16",
     torch.int8: "int8", torch.float8_e4m3fn: "fp8",
 }  # fmt: skip
 # Fewer tokens than this for every multiprocessor count as few: large tiles would leave some of them idle.
@@ -97,7 +99,7 @@ TOKENS_OF_A_MULTIPROCESSOR = 64
 def tiles(kernel: str, device: torch.device, dtype: torch.dtype, tokens: int) -> Tiles | None:
     """What a kernel should use for its weights' type and so many tokens; None where it does not fit."""
     if device.type != "cuda":  # the interpreter, where everything fits
-        chosen = choice(kernel, CLASSES[dtype], 0) or choice(kernel, "half", 0) or TABLE["head", "single"]
+        chosen = choice(kernel, CLASSES[dtype], 0) or TABLE.get((kernel, "half")) or TABLE["head", "single"]
         return chosen.many
     capability, multiprocessors = _chip(device)
     found = choice(kernel, CLASSES[dtype], capability)
@@ -108,7 +110,8 @@ def tiles(kernel: str, device: torch.device, dtype: torch.dtype, tokens: int) ->
 
 def choice(kernel: str, kind: str, capability: int) -> Choice | None:
     """The table's line for a class of types and a compute capability (87 for 8.7), or None."""
-    return EXCEPTIONS.get((kernel, kind, capability)) or TABLE.get((kernel, kind))
+    line = "half" if kind in ("bf16", "fp16") else kind
+    return EXCEPTIONS.get((kernel, kind, capability)) or TABLE.get((kernel, line))
 
 
 @lru_cache

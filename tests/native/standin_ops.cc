@@ -5,18 +5,34 @@
 #include <cstring>
 #include <sstream>
 
+#include "../../kernels/cuda/half.h"
+
 namespace pstmo_edge {
 namespace standin {
 namespace {
 
 using Row = std::vector<float>;
 
-float rounded_to_bf16(float x) {
+enum class Type { Int8, Half, Bf16, Float };
+
+Type type_of(const std::string& name) {
+  if (name == "*i8") return Type::Int8;
+  if (name == "*fp16") return Type::Half;
+  return name == "*bf16" ? Type::Bf16 : Type::Float;
+}
+
+// bf16 is the upper half of a float.
+uint16_t bf16_of(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
-  bits = (bits + 32767 + (bits >> 16 & 1)) & 0xffff0000U;
-  std::memcpy(&x, &bits, sizeof x);
-  return x;
+  return static_cast<uint16_t>((bits + 32767 + (bits >> 16 & 1)) >> 16);
+}
+
+float float_of_bf16(uint16_t half) {
+  const uint32_t bits = uint32_t{half} << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
 }
 
 // An array in memory; a place outside of it is remembered instead of read or written.
@@ -24,51 +40,44 @@ class View {
  public:
   View() = default;
   View(const Argument& argument, const Value& value, bool* outside)
-      : type_(argument.type[1]),
+      : type_(type_of(argument.type)),
         base_(reinterpret_cast<char*>(static_cast<uintptr_t>(value.address))),
         elements_(value.elements),
         outside_(outside) {}
 
   bool exists() const { return base_ != nullptr; }
-  bool is_int8() const { return type_ == 'i'; }
-  bool is_bf16() const { return type_ == 'b'; }
+  bool is_int8() const { return type_ == Type::Int8; }
 
   float at(int64_t i) const {
-    if (!inside(i)) return 0;
-    if (is_int8()) return static_cast<float>(reinterpret_cast<int8_t*>(base_)[i]);
-    uint32_t bits = 0;
-    if (is_bf16()) {
-      uint16_t half;
-      std::memcpy(&half, base_ + 2 * i, 2);
-      bits = uint32_t{half} << 16;
-    } else {
-      std::memcpy(&bits, base_ + 4 * i, 4);
+    switch (type_) {
+      case Type::Int8:
+        return read<int8_t>(i);
+      case Type::Half:
+        return cuda::float_of(read<cuda::Half>(i));
+      case Type::Bf16:
+        return float_of_bf16(read<uint16_t>(i));
+      default:
+        return read<float>(i);
     }
-    float value;
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
   }
 
-  int32_t bits(int64_t i) const {
-    int32_t value = 0;
-    if (inside(i)) std::memcpy(&value, base_ + 4 * i, sizeof value);
-    return value;
-  }
+  int32_t bits(int64_t i) const { return read<int32_t>(i); }
 
   void put(int64_t i, float value) const {
-    if (!inside(i)) return;
-    value = narrowed(value);
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    if (is_bf16()) {
-      const auto half = static_cast<uint16_t>(bits >> 16);
-      std::memcpy(base_ + 2 * i, &half, 2);
-    } else {
-      std::memcpy(base_ + 4 * i, &bits, 4);
+    switch (type_) {
+      case Type::Half:
+        return write(i, cuda::half_of(value));
+      case Type::Bf16:
+        return write(i, bf16_of(value));
+      default:
+        return write(i, value);
     }
   }
 
-  float narrowed(float value) const { return is_bf16() ? rounded_to_bf16(value) : value; }
+  float narrowed(float value) const {
+    if (type_ == Type::Half) return cuda::float_of(cuda::half_of(value));
+    return type_ == Type::Bf16 ? float_of_bf16(bf16_of(value)) : value;
+  }
 
  private:
   bool inside(int64_t i) const {
@@ -77,7 +86,19 @@ class View {
     return good;
   }
 
-  char type_ = 'f';
+  template <typename T>
+  T read(int64_t i) const {
+    T value{};
+    if (inside(i)) std::memcpy(&value, base_ + static_cast<int64_t>(sizeof value) * i, sizeof value);
+    return value;
+  }
+
+  template <typename T>
+  void write(int64_t i, T value) const {
+    if (inside(i)) std::memcpy(base_ + static_cast<int64_t>(sizeof value) * i, &value, sizeof value);
+  }
+
+  Type type_ = Type::Float;
   char* base_ = nullptr;
   size_t elements_ = 0;
   bool* outside_ = nullptr;

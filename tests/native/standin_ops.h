@@ -13,7 +13,7 @@ namespace pstmo_edge {
 namespace standin {
 
 struct Argument {
-  std::string name, type;  // "*bf16", "i32", "fp32"
+  std::string name, type;  // "*fp16", "i32", "fp32"
   bool is_pointer() const { return type[0] == '*'; }
   size_t bytes() const { return type == "*i8" ? 1 : type == "*bf16" || type == "*fp16" ? 2 : 4; }
 };

@@ -32,12 +32,16 @@ NO_GPU = ("no CUDA driver: /nowhere/libcuda.so.1 cannot be loaded", "/nowhere/li
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory):
-    """Random weights for p-stmo-s with 9 frames in float and in INT8, with plans in fp32 and bf16 for three chips."""
+    """Random weights for p-stmo-s with 9 frames, in float and in INT8, with plans in three types for two chips."""
     made = {}
     out = tmp_path_factory.mktemp("cuda")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tuning, "choice", standin.choice)
-        for kind, dtype in (*((kind, torch.float32) for kind in ("tiny", "small", "int8")), ("small", torch.bfloat16)):
+        for kind, dtype in (
+            *((kind, torch.float32) for kind in ("tiny", "small", "int8")),
+            ("small", torch.bfloat16),
+            *((kind, torch.float16) for kind in ("int8", "small")),
+        ):
             source = native_bundle(kind)
             arrays = _arrays(source)
             lifter = _tiny(arrays) if kind == "tiny" else lifter_of_tensors("p-stmo-s", FRAMES, arrays, dtype)
@@ -85,7 +89,7 @@ def windows(count, seed=0):
 # ---- numbers ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "limit"), [("small-float32", 1e-5), ("small-bfloat16", 2e-2), ("int8-float32", 1e-2)])
+@pytest.mark.parametrize(("name", "limit"), [("small-float32", 1e-5), ("int8-float32", 1e-2)])
 def test_poses_are_those_of_the_cpu(bundles, name, limit):
     """In INT8 a value between two codes may round the other way, since the CPU multiplies where the GPU divides."""
     keypoints = windows(4)
@@ -94,19 +98,41 @@ def test_poses_are_those_of_the_cpu(bundles, name, limit):
     assert largest_difference(found, expected) < limit
 
 
+# What plain torch costs at most is noted, so that twice that is a limit: codes of 8 bits that round the other way move
+# the poses of random weights by 4 %.
+@pytest.mark.parametrize(("kind", "dtype", "most"), [("small", "float16", 5e-3), ("int8", "float16", 5e-2),
+                                                     ("small", "bfloat16", 3e-2)])  # fmt: skip
+def test_narrow_types_are_as_near_as_in_torch(bundles, kind, dtype, most):
+    """fp16 as bundles are compiled, bf16 as `benchmarks/gpu.py` measures it."""
+    keypoints, arrays = windows(4), _arrays(native_bundle(kind))
+    expected = NativeEngine(bundles[f"{kind}-float32"]).run(keypoints)
+    with torch.inference_mode():
+        lifter = lifter_of_tensors("p-stmo-s", FRAMES, arrays, getattr(torch, dtype))
+        plain = largest_difference(lifter(torch.from_numpy(keypoints)).numpy(), expected)
+    found = standin.open_engine(bundles[f"{kind}-{dtype}"], max_batch=3).run(keypoints)
+    assert largest_difference(found, expected) < 2 * plain < 2 * most
+
+
+def test_the_residual_stream_of_bf16_is_float32(bundles):
+    for dtype, channel in (("bfloat16", 4), ("float16", 2)):
+        plan = json.loads(open_bundle(bundles[f"small-{dtype}"]).read("gpu-sm_87.json"))
+        taken = {name: plan["buffers"][name] // FRAMES for name in ("tokens_0", "tokens_1", "qkv", "mixed")}
+        assert taken == {"tokens_0": 256 * channel, "tokens_1": 256 * channel, "qkv": 768 * 2, "mixed": 256 * 2}
+
+
 def test_one_window_in_one_launch(bundles):
     """No further from float32 than the launches it stands for, and only where a window comes alone."""
     keypoints = windows(3, 7)
     expected = NativeEngine(bundles["small-float32"]).run(keypoints)
-    engine, many = (standin.open_engine(bundles[name]) for name in ("single", "small-bfloat16"))
+    engine, many = (standin.open_engine(bundles[name]) for name in ("single", "small-float16"))
     assert (engine.info["isa"], many.info["isa"]) == ("sm_87 single-launch", "sm_87")
     before, lib = standin.library().standin_launches(), standin.library()
     found = np.concatenate([engine.run(window[None]) for window in keypoints])
     assert lib.standin_launches() - before == 3
     sequence = np.concatenate([many.run(window[None]) for window in keypoints])
-    assert largest_difference(found, expected) < 2 * largest_difference(sequence, expected) < 4e-2
+    assert largest_difference(found, expected) < 2 * largest_difference(sequence, expected) < 4e-3
     together = lib.standin_together()
-    assert largest_difference(engine.run(keypoints[:2]), expected[:2]) < 4e-2
+    assert largest_difference(engine.run(keypoints[:2]), expected[:2]) < 4e-3
     assert lib.standin_together() == together
 
 
@@ -114,18 +140,21 @@ def test_one_launch_with_several_tiles_of_tokens(tmp_path, monkeypatch):
     """27 frames are two tiles of 16 tokens, the second one not full, and two blocks of keys."""
     monkeypatch.setattr(tuning, "choice", standin.choice)
     source = native_bundle("medium")
-    lifter = lifter_of_tensors("p-stmo-s", 27, _arrays(source), torch.bfloat16)
+    lifter = lifter_of_tensors("p-stmo-s", 27, _arrays(source))
     bundling.add_kernels(
         source, ["sm_87"], tmp_path / "one", single=standin.single, compilers=standin.compiler, lifter=lifter
     )
     keypoints = np.random.default_rng(2).normal(0, 0.3, (1, 27, 17, 2)).astype(np.float32)
     found = standin.open_engine(tmp_path / "one", max_batch=1).run(keypoints)
-    assert largest_difference(found, NativeEngine(source).run(keypoints)) < 4e-2
+    assert largest_difference(found, NativeEngine(source).run(keypoints)) < 4e-3
 
 
-def test_int8_layers_have_no_single_launch(bundles):
-    lifter = lifter_of_tensors("p-stmo-s", FRAMES, _arrays(bundles["int8-float32"]), torch.bfloat16)
-    with pytest.raises(UsageError, match="the single launch computes in bf16 and this bundle has int8: leave it out"):
+@pytest.mark.parametrize(
+    ("kind", "dtype", "held"), [("int8", torch.float16, "int8"), ("small", torch.bfloat16, "bf16")]
+)
+def test_the_single_launch_is_for_fp16_alone(kind, dtype, held):
+    lifter = lifter_of_tensors("p-stmo-s", FRAMES, _arrays(native_bundle(kind)), dtype)
+    with pytest.raises(UsageError, match=f"the single launch computes in fp16 and this bundle has {held}: leave it"):
         single_window.described(lifter, FRAMES)
 
 
@@ -418,7 +447,7 @@ def test_a_gpu_that_fails_while_lifting(tiny):
     stream = engine.stream(StreamSettings((1000, 1000), 50.0, lookahead=0))
     for call in (1, 2, 3):
         standin.library().standin_fail(call, 719)
-        with pytest.raises(BackendError, match=r"^the GPU failed in cu\w+: CUDA_ERROR_LAUNCH_FAILED .719.; close the"):
+        with pytest.raises(BackendError, match=r"^the GPU failed in cu\w+: CUDA_ERROR_LAUNCH_FAILED .719.; start the"):
             engine.run(keypoints)
     standin.library().standin_fail(2, 719)
     with pytest.raises(BackendError, match="the GPU failed"):

@@ -37,17 +37,17 @@ def run(monkeypatch):
     assert (standin.library().standin_live(), standin.library().standin_violation()) == (0, b"")
 
 
-def checks(run, limit=torch.bfloat16):
+def checks(run, limit=torch.float16):
     cpu = torch.device("cpu")
     truth, plain = Plain(run.network.fused, torch.float64, cpu), Plain(run.network.fused, limit, cpu)
-    return list(run.checks(["bf16"], truth, lambda precision: [plain], (1, 3)))
+    return list(run.checks(["fp16"], truth, lambda precision: [plain], (1, 3)))
 
 
 def test_the_library_is_checked_and_then_timed(run):
     found = checks(run)
-    assert [check.what for check in found] == ["libpstmo_edge, bf16"] * 2
+    assert [check.what for check in found] == ["libpstmo_edge, fp16"] * 2
     assert all(check.passed for check in found), found
-    rows = run.timed(Budget(60))["bf16"]
+    rows = run.timed(Budget(60))["fp16"]
     assert [row["batch"] for row in rows] == [1, 4]
     assert all(row["windows_per_s"] > 0 for row in rows)
 

@@ -16,7 +16,7 @@ from pstmo_edge.errors import BackendError
 from pstmo_edge.kernels.triton import aot, tuning
 from pstmo_edge.kernels.triton.plan import Source, compiler_for
 
-head = next(variant for variant in aot.variants("bf16") if variant.name == "head")
+head = next(variant for variant in aot.variants("fp16") if variant.name == "head")
 constants = tuning.constants(head.kernel, tuning.TABLE["head", "single"].few) | head.constants
 names = [name for name in ("x_ptr", "w_ptr", "b_ptr", "out_ptr", "rows", "eps")]
 source = Source(

@@ -62,7 +62,7 @@ def test_int8_arrays_stay_integers(small_model):
         }  # fmt: skip
     lifter = lifter_of_tensors("p-stmo-s", 9, tensors)
     assert lifter.precisions[layer] == "int8"
-    assert lifter.precisions[wide] == "bf16"
+    assert lifter.precisions[wide] == "fp16"
     product = lifter.layers[1].products[1]
     assert torch.equal(product.weight, tensors[f"{layer}.weight"])
     assert product.grid[:2].tolist() == pytest.approx([0.02, 117])
@@ -100,7 +100,7 @@ def test_a_gpu_that_lacks_what_is_needed(monkeypatch):
     with pytest.raises(BackendError, match=r"NVIDIA Test has compute capability 7.5, the kernels need 8.0"):
         require_gpu(with_precision("bf16"))
     gpu(monkeypatch, (8, 7))
-    with pytest.raises(BackendError, match=r"FP8 needs 8.9: build in int8 or bf16"):
+    with pytest.raises(BackendError, match=r"FP8 needs 8.9: build in int8 or fp16"):
         require_gpu(with_precision("fp8"))
     assert require_gpu(with_precision("int8")) == torch.device("cuda", 0)
 

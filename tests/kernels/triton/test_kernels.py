@@ -19,6 +19,7 @@ from pstmo_edge.calib.emulation import Grid, IntegerLayer
 from pstmo_edge.calib.formats import Fp8Layer
 from pstmo_edge.calib.settings import Activations
 from pstmo_edge.kernels.triton import launch, reference
+from pstmo_edge.kernels.triton.lifter import stream_type
 from pstmo_edge.kernels.triton.reference import Product, fp8_product, int8_product
 from pstmo_edge.kernels.triton.tuning import Tiles
 
@@ -52,8 +53,10 @@ def test_attention_of_large_scores_does_not_overflow():
     [(1, 192, torch.bfloat16), (33, 51, torch.float32), (33, 51, torch.bfloat16), (81, 192, torch.float16)],
 )
 def test_norm_linear(rows, columns, dtype):
+    """Of tokens in the type of the residual stream, which is float32 where the products are bfloat16."""
     some = Samples()
-    x, norm, product = some.normal(1, rows, CHANNELS, dtype=dtype), some.norm(), some.product(columns, CHANNELS, dtype)
+    x, norm = some.normal(1, rows, CHANNELS, dtype=stream_type(dtype)), some.norm()
+    product = some.product(columns, CHANNELS, dtype)
     for behind in (norm, None):
         assert_as_good_as_torch(
             launch.norm_linear, reference.norm_linear, x, behind, product, dtype,
@@ -97,14 +100,14 @@ def test_the_norm_is_the_published_one():
     ],
 )  # fmt: skip
 def test_feed_forward(taps, stride, windows, tokens, dtype):
-    some = Samples()
-    x, mixed = (some.normal(windows, tokens, CHANNELS, dtype=dtype) for _ in range(2))
+    some, stream = Samples(), stream_type(dtype)
+    x, mixed = (some.normal(windows, tokens, CHANNELS, dtype=each) for each in (stream, dtype))
     sizes = ((CHANNELS, CHANNELS), (HIDDEN, CHANNELS), (CHANNELS, taps * HIDDEN))
     products = [some.product(*size, dtype) for size in sizes]
     position = None if stride == 9 else some.normal(tokens, CHANNELS)
     assert_as_good_as_torch(
         launch.feed_forward, reference.feed_forward, x, mixed, some.norm(), products, position, stride,
-        out=poisoned((windows, -(-tokens // stride), CHANNELS), dtype), tiles=Tiles(32, 64, 4, 2, chunk_0=32),
+        out=poisoned((windows, -(-tokens // stride), CHANNELS), stream), tiles=Tiles(32, 64, 4, 2, chunk_0=32),
     )  # fmt: skip
 
 
@@ -112,12 +115,12 @@ def test_feed_forward(taps, stride, windows, tokens, dtype):
     ("windows", "frames", "dtype"), [(1, 1, torch.float32), (3, 27, torch.bfloat16), (1, 9, torch.float16)]
 )
 def test_spatial_encoder(windows, frames, dtype):
-    some = Samples()
+    some, stream = Samples(), stream_type(dtype)
     keypoints, position = some.normal(windows, frames, INPUTS, scale=0.3), some.normal(frames, CHANNELS)
     products = _encoder(some, dtype)
     assert_as_good_as_torch(
-        launch.spatial_encoder, reference.spatial_encoder, keypoints, products, position, dtype,
-        out=poisoned((windows, frames, CHANNELS), dtype), tiles=Tiles(32, 32, 4, 2),
+        launch.spatial_encoder, reference.spatial_encoder, keypoints, products, position, stream,
+        out=poisoned((windows, frames, CHANNELS), stream), tiles=Tiles(32, 32, 4, 2),
     )  # fmt: skip
 
 
@@ -168,7 +171,7 @@ def test_fp8_rounds_as_the_emulation():
 
 
 @pytest.mark.parametrize(
-    ("kind", "dtype"), [(BYTES[0], torch.float32), (BYTES[1], torch.float32), (BYTES[0], torch.bfloat16)]
+    ("kind", "dtype"), [(BYTES[0], torch.float32), (BYTES[1], torch.float32), (BYTES[0], torch.float16)]
 )
 def test_quantized_ops(kind, dtype):
     """float32 between the products of an op, so codes are the reference's and what is left is the output's rounding."""
