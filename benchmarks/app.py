@@ -56,7 +56,7 @@ class Crowd:
     With `trouble` (a random generator) they also come, go, are hidden and jump, joints are lost, and times repeat.
     """
 
-    name, live, reopened, fps = "people of real motion", False, 0, FPS
+    name, live, fps, reopened, damaged = "people of real motion", False, FPS, 0, 0
 
     def __init__(self, people: int, seconds: float, trouble: np.random.Generator | None = None) -> None:
         self.walks = recordings(people)
@@ -250,7 +250,8 @@ def _resident() -> int:
 def long_engine(folder: Path) -> Engine:
     """An INT8 engine of 243 frames with random weights."""
     from pstmo_edge.benchmarks.cases import with_weights
-    from pstmo_edge.building import build, prepare_unmeasured
+    from pstmo_edge.building import build
+    from pstmo_edge.preparing import prepare_unmeasured
 
     lifter = with_weights("p-stmo-s", 243, None)
     build(lifter, "int8", "native", out=folder / "long", prepared=prepare_unmeasured(lifter))

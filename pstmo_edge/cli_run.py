@@ -160,6 +160,8 @@ def summary(report: Report, source: Source, engine: Engine) -> str:
         lines.append(f"{stage}: {found['p50']:.1f} ms, 99 of 100 under {found['p99']:.1f}, longest {found['max']:.1f}")
     if report.reopened:
         lines.append(f"the source was lost and came back {report.reopened} times")
+    if report.damaged:
+        lines.append(f"{report.damaged} pictures were damaged and left out")
     lines += [f"{lost} poses did not get into {name}" for name, lost in report.written.items()]
     return "\n".join(lines)
 

@@ -73,6 +73,7 @@ class Report:
     failed: int = 0  # frames at which a stage gave up, and the app with it
     views_dropped: int = 0
     reopened: int = 0
+    damaged: int = 0  # pictures that the source could not decode, and left out
     seconds: float = 0.0
     flags: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_FLAGS, 0))
     doubtful: int = 0
@@ -285,7 +286,7 @@ class Pipeline:
         report.dropped_before_lifting = self._detected.dropped if self.detector else self._arrivals.dropped
         report.failed = self._failed_detection + self._failed_lifting
         report.views_dropped = self._views.dropped
-        report.reopened = self.source.reopened
+        report.reopened, report.damaged = self.source.reopened, self.source.damaged
         report.counters = {"people": dict(vars(people)), "streams": _counted(self.people)}
         report.latency_ms = {stage: latency.summary() for stage, latency in self.latencies.items()}
         report.written = {str(writer.path): writer.lost for writer in self.writers if writer.lost}

@@ -26,6 +26,7 @@ VIDEO = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".ts", ".mpg", ".mpeg"
 _LIVE = re.compile(r"^(rtsps?|https?|udp|tcp|rtmp|srt)://", re.IGNORECASE)
 _RETRY_SECONDS = (0.5, 1.0, 2.0, 5.0)  # waits between attempts to open a lost source again; the last one repeats
 _OPEN_TIMEOUT, _READ_TIMEOUT = 10.0, 5.0  # seconds, of network streams
+_MOST_DAMAGED = 100  # packets in a row without a whole picture, after which a source counts as lost
 _RATES = (1.0, 1000.0)
 Item = tuple[Frame, Detections | None]
 
@@ -37,6 +38,7 @@ class Source(Protocol):
     fps: float
     live: bool
     reopened: int  # how often a live source was lost and came back
+    damaged: int  # pictures that could not be decoded and were left out
 
     def __iter__(self) -> Iterator[Item]: ...
 
@@ -97,7 +99,7 @@ class KeypointSource:
     """The frames of a recording of keypoints, at the times they were taken."""
 
     live = False
-    reopened = 0
+    reopened = damaged = 0
 
     def __init__(self, name: str, recording: KeypointRecording) -> None:
         self.name, self.recording = name, recording
@@ -121,7 +123,8 @@ class VideoSource:
 
     Files keep the timestamps of their frames, whatever their rate; live frames get the monotonic clock's time when
     they arrive, since cameras' own clocks jump when they are plugged in again. A picture that is stored turned (a
-    phone held upright) is turned back.
+    phone held upright) is turned back. A damaged picture is left out and counted: half of it would be from another
+    moment, and the gap in time is seen downstream.
     """
 
     def __init__(
@@ -134,7 +137,7 @@ class VideoSource:
         told: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.address, self.name, self.live, self.format = address, name, live, format_
-        self.reopened = 0
+        self.reopened = self.damaged = 0
         self._told = told
         self._closed = False
         self._container = self._open()
@@ -147,9 +150,9 @@ class VideoSource:
                 for frame in self._pictures(index):
                     yield frame, None
                     index = frame.index + 1
-            except OSError as error:
+            except _unreadable() as error:
                 if not self.live:
-                    raise DataError(f"{self.name} is damaged after frame {index}: {error.strerror or error}") from None
+                    raise DataError(f"{self.name} is damaged after frame {index}: {_reason(error)}") from None
             self._container.close()
             if not self.live or self._closed:
                 return
@@ -163,7 +166,7 @@ class VideoSource:
         stream = self._container.streams.video[0]
         stream.thread_type = "SLICE" if self.live else "AUTO"  # frame threads would delay a live picture
         last = -np.inf
-        for picture in self._container.decode(stream):
+        for picture in self._whole(stream):
             if self._closed:
                 return
             moment = time.monotonic() if self.live or picture.time is None else float(picture.time)
@@ -173,6 +176,27 @@ class VideoSource:
             image = _upright(picture.to_ndarray(format="rgb24"), getattr(picture, "rotation", 0))
             yield Frame(index, moment, (image.shape[1], image.shape[0]), image)
             index += 1
+
+    def _whole(self, stream: Any) -> Iterator[Any]:
+        """Decoded pictures, without the damaged ones; raises where there is nothing else for a while."""
+        in_a_row = 0
+        for packet in self._container.demux(stream):
+            if self._closed:
+                return
+            try:
+                pictures = packet.decode()
+            except _unreadable():
+                in_a_row += 1
+                self.damaged += 1
+                if in_a_row >= _MOST_DAMAGED:
+                    raise
+                continue
+            for picture in pictures:
+                in_a_row = 0
+                if picture.is_corrupt:
+                    self.damaged += 1
+                else:
+                    yield picture
 
     def _rate(self) -> float:
         stream = self._container.streams.video[0]
@@ -186,13 +210,18 @@ class VideoSource:
         timeouts = {"timeout": (_OPEN_TIMEOUT, _READ_TIMEOUT)} if self.live and self.format is None else {}
         options = {"rtsp_transport": "tcp"} if self.address.lower().startswith("rtsp") else {}
         try:
-            container = av.open(self.address, format=self.format, options=options, **timeouts)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise DataError(f"{self.name} cannot be opened: {reason}") from None
-        if not container.streams.video:
+            # Titles in other encodings than UTF-8 are no reason not to read the pictures.
+            container = av.open(
+                self.address, format=self.format, options=options, metadata_errors="replace", **timeouts
+            )
+        except _unreadable() as error:
+            raise DataError(f"{self.name} cannot be opened: {_reason(error)}") from None
+        lacks = "" if container.streams.video else "holds no video"
+        if not lacks and container.streams.video[0].codec_context is None:
+            lacks = "is coded in a way that this build of FFmpeg cannot decode"
+        if lacks:
             container.close()
-            raise DataError(f"{self.name} holds no video")
+            raise DataError(f"{self.name} {lacks}")
         return container
 
     def _reopen(self) -> None:
@@ -219,6 +248,17 @@ def _upright(image: Any, rotation: int) -> Any:
 
 def _without_password(address: str) -> str:
     return re.sub(r"//[^/@]*@", "//", address)
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    """What PyAV raises for what it cannot read: few of FFmpeg's errors are OSErrors, and a stream may grow others."""
+    return (_require_av().FFmpegError, OSError, ValueError, IndexError)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, IndexError):
+        return "another stream begins there"
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _require_av() -> Any:

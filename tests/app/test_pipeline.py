@@ -25,7 +25,7 @@ def engine():
 class Source:
     """A stand-in: `length` frames of one person, at once or as they would come."""
 
-    name, fps, reopened = "test", FPS, 0
+    name, fps, reopened, damaged = "test", FPS, 0, 0
 
     def __init__(self, length, live=False, with_keypoints=True, fails_at=None, step=0.0):
         self.length, self.live, self.with_keypoints = length, live, with_keypoints
@@ -175,8 +175,12 @@ def test_nobody_waits_for_a_screen_that_failed(engine):
             time.sleep(0.001)
         raise OSError("the screen is gone")
 
+    def run():
+        with pytest.raises(OSError, match="the screen is gone"):
+            app.run()
+
     screen.show = fails_when_all_is_full
-    ended = threading.Thread(target=lambda: pytest.raises(OSError, app.run), daemon=True)
+    ended = threading.Thread(target=run, daemon=True)
     ended.start()
     ended.join(30)
     assert not ended.is_alive()

@@ -3,6 +3,7 @@ import io
 import itertools
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
@@ -52,6 +53,63 @@ def test_a_video_that_is_cut_or_damaged_says_so_or_ends(tmp_path):
     (tmp_path / "no.mp4").write_bytes(b"no video at all")
     with pytest.raises(DataError, match="cannot be opened"):
         open_source(str(tmp_path / "no.mp4"))
+
+
+@pytest.mark.parametrize("kind", ["mp4", "ts", "mkv"])
+def test_no_damage_is_more_than_one_line(tmp_path, kind):
+    """Bytes of a video changed at random: pictures are left out and counted, or the file is refused in a sentence."""
+    whole = write_video(tmp_path / f"whole.{kind}", [i * 0.04 for i in range(40)]).read_bytes()
+    found = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        data = np.frombuffer(whole, np.uint8).copy()
+        places = rng.integers(0, len(data), 10 ** (seed % 3))
+        data[places] = rng.integers(0, 256, len(places))
+        (tmp_path / f"damaged.{kind}").write_bytes(data.tobytes())
+        try:
+            source = open_source(str(tmp_path / f"damaged.{kind}"))
+            frames = [frame for frame, _ in source]
+        except DataError as error:
+            found.append(str(error))
+        else:
+            found.append(len(frames))
+            assert len(frames) + source.damaged <= 41
+            assert [frame.index for frame in frames] == list(range(len(frames)))
+            assert all(b.timestamp > a.timestamp for a, b in itertools.pairwise(frames))
+    assert sum(isinstance(each, int) for each in found) >= 4, found
+
+
+def test_a_camera_whose_pictures_are_damaged_goes_on_and_one_without_any_other_is_lost(tmp_path, monkeypatch):
+    import av
+
+    class Packet:
+        def __init__(self, real):
+            self.real = real
+
+        def decode(self):
+            pictures = self.real.decode()
+            if not whole(self.real):
+                raise av.InvalidDataError(1094995529, "Invalid data found when processing input")
+            return pictures
+
+    path = str(write_video(tmp_path / "a.ts", [i * 0.04 for i in range(300)], container_format="mpegts"))
+    monkeypatch.setattr(VideoSource, "_reopen", VideoSource.close)
+
+    def seen():
+        source = VideoSource(path, "camera", live=True)
+        real = source._container
+        source._container = types.SimpleNamespace(
+            demux=lambda stream: map(Packet, real.demux(stream)), streams=real.streams, close=real.close
+        )
+        return [frame.index for frame, _ in source], source.damaged
+
+    turn = itertools.count()
+    whole = lambda packet: packet.pts is None or next(turn) % 3  # noqa: E731
+    indices, damaged = seen()
+    assert indices == list(range(len(indices)))
+    assert damaged == 300 - len(indices) == 100
+    whole = lambda packet: False  # noqa: E731
+    assert seen() == ([], 100)
 
 
 @pytest.mark.parametrize(
