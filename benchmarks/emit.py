@@ -155,7 +155,8 @@ def _check_middle(modes: Sequence[dict[str, Any]], positions: dict[str, list[flo
 
 def build_engines(model: Any, folder: Path) -> list[Path]:
     """The engines that are timed, built unless they are there; the error of fp32 is that of the model itself."""
-    from pstmo_edge.building import build, prepare, prepare_unmeasured
+    from pstmo_edge.building import build
+    from pstmo_edge.preparing import prepare, prepare_unmeasured
 
     paths = []
     for emit, precision in ENGINES:

@@ -229,7 +229,8 @@ class _Bench:
         return load_engine(path, threads=self.settings.threads)
 
     def _build(self, case: BuildCase) -> Path:
-        from pstmo_edge.building import build, check_request
+        from pstmo_edge.building import build
+        from pstmo_edge.preparing import check_request
 
         def tell(text: str, done: int, total: int) -> None:
             self.tell(f"{case.backend} {case.precision}: {text}", done, total)
@@ -257,7 +258,7 @@ class _Bench:
 
     def _prepared(self, model: Any, tell: Progress) -> Any:
         """The model's graph and its own error, made once for all its engines."""
-        from pstmo_edge.building import prepare, prepare_unmeasured
+        from pstmo_edge.preparing import prepare, prepare_unmeasured
 
         key = model.lifter.weights_sha256, model.lifter.emitted
         if key not in self.prepared and model.lifter.weights == "random":

@@ -17,9 +17,10 @@ import numpy as np
 from pstmo_edge.arrays import FloatArray
 from pstmo_edge.backends import get_backend
 from pstmo_edge.benchmarks.timing import Latency, TimingPlan, time_interleaved
-from pstmo_edge.building import Prepared, build
+from pstmo_edge.building import build
 from pstmo_edge.engine import Engine, load_engine
 from pstmo_edge.errors import PstmoEdgeError
+from pstmo_edge.preparing import Prepared
 from pstmo_edge.windows import WindowSource
 
 if TYPE_CHECKING:

@@ -22,13 +22,13 @@ from typing import Any
 
 import pstmo_edge as pe
 from pstmo_edge.benchmarks.archive import RESULTS as RESULTS_FOLDER
-from pstmo_edge.building import DEFAULT_MAX_DROP_MM, prepare
 from pstmo_edge.calib.report import Profile, profile
 from pstmo_edge.datasets import load_sequences
 from pstmo_edge.datasets.sequences import PoseSequence
 from pstmo_edge.evaluation import Predict
 from pstmo_edge.files import write_atomic
 from pstmo_edge.models.zoo import bundled_weights
+from pstmo_edge.preparing import DEFAULT_MAX_DROP_MM, prepare
 from pstmo_edge.windows import WindowSpec
 
 RESULTS = RESULTS_FOLDER / "quantized_bundles.json"

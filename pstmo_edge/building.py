@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pstmo_edge._version import __version__
-from pstmo_edge.arrays import FloatArray
-from pstmo_edge.backends import CALIBRATED, as_precision, check_lifter, get_backend, require
+from pstmo_edge.backends import CALIBRATED, check_lifter, get_backend, require
 from pstmo_edge.bundle import (
     Accuracy,
     BackendSpec,
@@ -22,143 +21,36 @@ from pstmo_edge.bundle import (
     Manifest,
     ModelSpec,
     OutputSpec,
-    Precision,
     PrecisionSpec,
     TargetSpec,
     write_bundle,
 )
-from pstmo_edge.datasets import cmu_mocap, load_sequences, one_camera_a_take
+from pstmo_edge.datasets import cmu_mocap, load_sequences
 from pstmo_edge.datasets.sequences import PoseSequence, check_skeleton
-from pstmo_edge.errors import AccuracyError, BackendError, DataError, UsageError
-from pstmo_edge.evaluation import Evaluation, Predict, evaluate, jitter_mm, lookahead_errors
+from pstmo_edge.errors import AccuracyError, UsageError
+from pstmo_edge.evaluation import Evaluation, Predict, jitter_mm, lookahead_errors
 from pstmo_edge.manifest import LookaheadError
+from pstmo_edge.preparing import (
+    DEFAULT_MAX_DROP_MM,
+    DEFAULT_MAX_JITTER_PERCENT,
+    CalibrationWindows,
+    Prepared,
+    Progress,
+    Request,
+    calibration_of,
+    check_request,
+    measured,
+    prepare,
+)
 from pstmo_edge.skeletons import get_skeleton
-from pstmo_edge.targets import Target, resolve_target, runs_here
-from pstmo_edge.windows import WindowSpec
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from pstmo_edge.builders import Builder, Built, Source
+    from pstmo_edge.builders import Builder, Built
     from pstmo_edge.calib.plan import Plan, Quantized
 
-DEFAULT_MAX_DROP_MM = 1.0
-DEFAULT_MAX_JITTER_PERCENT = 2.0  # more than that would be seen as trembling
 _ATTEMPTS = 5  # mixes that are built, each within tighter bounds than the one that exceeded them
-
-# Told what is being done: a sentence, and how many steps it has (0: unknown) or has taken.
-Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What was asked for, checked before any work is done."""
-
-    precision: Precision
-    backend: str
-    out: Path
-    target: Target
-    max_drop_mm: float
-    force: bool
-    max_jitter_percent: float | None = DEFAULT_MAX_JITTER_PERCENT
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot work, before minutes are spent on it."""
-        get_backend(self.backend, self.precision)
-        require(self.backend, building=True)
-        if self.precision == "int8" and self.backend != "native" and not runs_here(self.target):
-            raise BackendError(
-                f"an engine for {self.target.name} cannot be measured on this CPU, where its "
-                f"{self.target.weight_bits}-bit weights would overflow: build it on such a CPU, or give --target auto"
-            )
-        if self.out.exists() and not self.force:
-            raise UsageError(f"{self.out} exists: give another --out, or --force to replace it")
-        if not self.max_drop_mm >= 0:
-            raise UsageError(f"--max-drop-mm is {self.max_drop_mm}: it must be 0 or more")
-        if self.max_jitter_percent is not None and not self.max_jitter_percent >= 0:
-            raise UsageError(f"--max-jitter-percent is {self.max_jitter_percent}: it must be 0 or more")
-
-
-def check_request(
-    precision: str,
-    backend: str,
-    out: str | os.PathLike[str],
-    *,
-    target: str = "auto",
-    max_drop_mm: float = DEFAULT_MAX_DROP_MM,
-    force: bool = False,
-    max_jitter_percent: float | None = DEFAULT_MAX_JITTER_PERCENT,
-) -> Request:
-    """What `build` is asked for, checked without loading anything; raises UsageError and BackendError."""
-    chosen = as_precision(precision)
-    target = "tensorrt" if backend == "tensorrt" and target == "auto" else target
-    return Request(chosen, backend, Path(out), resolve_target(target), max_drop_mm, force, max_jitter_percent)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A model's graph and the error of the model itself: the same for every backend and precision.
-
-    Without `before` nothing is measured and nothing gated: the weights mean nothing, and only speed is of interest.
-    `live` is held-out motion as a detector sees it and `jitter_mm` the model's acceleration error there: with exact
-    keypoints a model's own trembling is smaller than any camera will show.
-    """
-
-    source: Source
-    held_out: Sequence[PoseSequence]
-    before: Evaluation | None
-    data: str
-    keypoints: str
-    live: Sequence[PoseSequence] = ()
-    jitter_mm: float = 0.0
-
-
-def prepare(
-    model: nn.Module,
-    data: str = cmu_mocap.NAME,
-    keypoints: str = "gt",
-    held_out: Sequence[PoseSequence] | None = None,
-    progress: Progress = lambda text, done, total: None,
-) -> Prepared:
-    """Export a model, check the graph, and measure the model on held-out motion; raises UsageError and DataError."""
-    from pstmo_edge.backends.torch import TorchSession
-
-    live = held_out
-    if held_out is None:
-        skeleton = model.lifter.skeleton
-        held_out = one_camera_a_take(load_sequences(data, "test", keypoints, skeleton))
-        if any(sequence.poses is None for sequence in held_out):
-            # One's own keypoints are good to calibrate on; the error is measured where the truth is known.
-            held_out, data = one_camera_a_take(load_sequences(skeleton=skeleton)), cmu_mocap.NAME
-        live = one_camera_a_take(_as_detected("test", skeleton)) if keypoints == "gt" else held_out
-    assert live is not None
-    check_skeleton(held_out, model.lifter.skeleton, data)
-    for sequence in held_out:
-        sequence.true_poses()
-    source = _exported(model, progress)
-    run = TorchSession(model).run
-    before = _measured(run, held_out, model.lifter.window, "measuring the fp32 model", progress)
-    progress("measuring the fp32 model's jitter", 0, 0)
-    jitter = jitter_mm(run, live, model.lifter.window)
-    return Prepared(source, held_out, before, data, keypoints, live, jitter)
-
-
-def _as_detected(split: str, skeleton: str) -> tuple[PoseSequence, ...]:
-    """The bundled motion as a detector sees it, which is what an engine will meet."""
-    return load_sequences(split=split, keypoints="detected", skeleton=skeleton)
-
-
-def prepare_unmeasured(model: nn.Module, progress: Progress = lambda text, done, total: None) -> Prepared:
-    """Export a model whose weights mean nothing: its engines have no error to gate, and their manifests say none."""
-    return Prepared(_exported(model, progress), (), None, "", "")
-
-
-def _exported(model: nn.Module, progress: Progress) -> Source:
-    from pstmo_edge.builders import Source
-    from pstmo_edge.export import export_onnx, exportable
-
-    progress("exporting the graph and checking it against the model", 0, 0)
-    return Source(model, export_onnx(exportable(model)))
 
 
 def build(
@@ -199,52 +91,12 @@ def build(
         source = f"{data}, training split, {keypoints} keypoints" if calibration is None else "sequences of the caller"
         sequences = calibration or load_sequences(data, "train", keypoints, model.lifter.skeleton)
         check_skeleton(sequences, model.lifter.skeleton, source)
-        used = _calibration(sequences, model.lifter.window, source, exact=keypoints == "gt" and calibration is None)
+        used = calibration_of(sequences, model.lifter.window, source, exact=keypoints == "gt" and calibration is None)
     if report is not None and request.precision != "int8":
         raise UsageError(f"--report is of INT8: a {precision} engine has none")
     if prepared is None:
         prepared = prepare(model, data, keypoints, held_out, progress)
     return _Build(model, request, prepared, used, progress, None if report is None else Path(report)).run()
-
-
-def check_calibration(model: nn.Module, data: str, keypoints: str) -> None:
-    """Raise DataError or UsageError for calibration data that cannot be used, before anything is measured."""
-    sequences = load_sequences(data, "train", keypoints, model.lifter.skeleton)
-    check_skeleton(sequences, model.lifter.skeleton, data)
-    _check_length(sequences, model.lifter.window)
-
-
-def _check_length(sequences: Sequence[PoseSequence], window: WindowSpec) -> None:
-    frames = sum(len(sequence) for sequence in sequences)
-    if frames < window.frames:
-        raise DataError(
-            f"the calibration data has {frames} frames, fewer than one window of {window.frames}: "
-            f"give more with --calib"
-        )
-
-
-@dataclass(frozen=True)
-class _Windows:
-    """What INT8 is calibrated on."""
-
-    windows: FloatArray
-    key: str
-    source: str
-    probes: Sequence[PoseSequence]  # motion with true poses, on which the cost of every layer is measured
-    live: Sequence[PoseSequence]  # the same as a detector sees it
-
-
-def _calibration(sequences: Sequence[PoseSequence], window: WindowSpec, source: str, *, exact: bool) -> _Windows:
-    from pstmo_edge.calib.windows import calibration_windows, windows_key
-
-    _check_length(sequences, window)
-    windows, skeleton = calibration_windows(sequences, window), sequences[0].skeleton
-    probes = live = sequences
-    if any(sequence.poses is None for sequence in sequences):
-        probes, exact = load_sequences(split="train", skeleton=skeleton), True
-    if exact:
-        live = _as_detected("train", skeleton)
-    return _Windows(windows, windows_key(windows), source, probes, live)
 
 
 class _Build:
@@ -255,7 +107,7 @@ class _Build:
         model: nn.Module,
         request: Request,
         prepared: Prepared,
-        calibration: _Windows | None,
+        calibration: CalibrationWindows | None,
         progress: Progress,
         report: Path | None = None,
     ) -> None:
@@ -293,7 +145,7 @@ class _Build:
     def _measure(self, built: Built, text: str) -> Evaluation | None:
         if self.prepared.before is None:
             return None
-        return _measured(built.session.run, self.prepared.held_out, self.window, text, self.tell)
+        return measured(built.session.run, self.prepared.held_out, self.window, text, self.tell)
 
     def _format(self) -> tuple[Built, Evaluation | None, str, tuple[str, ...]]:
         """Another format than fp32 and INT8: as it is, or refused."""
@@ -308,7 +160,7 @@ class _Build:
         self._check_drop(after)
         return built, after, METHODS.get(request.precision, "none"), keep_float
 
-    def _quantize(self, builder: Builder, used: _Windows) -> tuple[Built, Evaluation | None, Plan, Quantized]:
+    def _quantize(self, builder: Builder, used: CalibrationWindows) -> tuple[Built, Evaluation | None, Plan, Quantized]:
         """INT8 in the layers that save most time within the limits on the error and the jitter."""
         from pstmo_edge.calib.mixing import Bounds
         from pstmo_edge.calib.plan import make_plan
@@ -481,20 +333,6 @@ class _Build:
         asked = sorted({0, min(1, most), *(round(most * share) for share in (0.125, 0.25, 0.5)), most})
         found = lookahead_errors(predict, self.prepared.live, self.window, asked)
         return tuple(LookaheadError(frames=frames, mpjpe_mm=error) for frames, error in found.items())
-
-
-def _measured(
-    predict: Predict, sequences: Sequence[PoseSequence], window: WindowSpec, text: str, tell: Progress
-) -> Evaluation:
-    """`evaluate`, telling how far it is."""
-    total, done = sum(map(len, sequences)), 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        tell(text, done, total)
-
-    return evaluate(predict, sequences, window, advance=advance)
 
 
 def _each(found: Evaluation) -> str:

@@ -117,7 +117,7 @@ def build(
     """
     import pstmo_edge as pe
     from pstmo_edge.backends import CALIBRATED, check_lifter, default_backend
-    from pstmo_edge.building import check_calibration, check_request, prepare
+    from pstmo_edge.preparing import check_calibration, check_request, prepare
 
     options: dict[str, Any] = {"target": target, "max_drop_mm": max_drop_mm, "force": force}
     options["max_jitter_percent"] = max_jitter_percent

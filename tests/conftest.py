@@ -34,7 +34,7 @@ def small_model():
 
 @pytest.fixture(scope="session")
 def small_prepared(small_model, short_sequences):
-    from pstmo_edge.building import prepare
+    from pstmo_edge.preparing import prepare
 
     return prepare(small_model, held_out=short_sequences)
 

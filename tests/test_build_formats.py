@@ -4,10 +4,11 @@ import pytest
 
 from pstmo_edge.backends import BACKENDS
 from pstmo_edge.backends.onnxruntime import OnnxRuntimeSession
-from pstmo_edge.building import build, check_request
+from pstmo_edge.building import build
 from pstmo_edge.engine import load_engine
 from pstmo_edge.errors import AccuracyError, UsageError
 from pstmo_edge.export import random_keypoints, relative_difference
+from pstmo_edge.preparing import check_request
 
 # Half of the weights' bits at the ends, so that a random model's poses move by that much at most.
 FORMATS = [(name, each) for name, backend in BACKENDS.items() for each in backend.precisions

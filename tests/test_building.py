@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 import pstmo_edge as pe
-from pstmo_edge import building
+from pstmo_edge import building, preparing
 from pstmo_edge.backends.torch import TorchSession
 from pstmo_edge.bundle import open_bundle
 from pstmo_edge.calib import plan
 from pstmo_edge.calib.mixing import Bounds
 from pstmo_edge.calib.windows import calibration_windows
 from pstmo_edge.errors import AccuracyError, BackendError, DataError, UsageError
+from pstmo_edge.evaluation import Evaluation
 from pstmo_edge.models.zoo import MODELS
 from pstmo_edge.windows import extract_windows
 
@@ -53,7 +54,7 @@ def test_every_backend_builds_and_opens(backend, precision, small_model, small_p
 def emitting_prepared(request, small_model, short_sequences):
     """The model with the poses of many frames a window, its graph and its error."""
     model = pe.emitting(small_model, request.param)
-    return model, building.prepare(model, held_out=short_sequences)
+    return model, preparing.prepare(model, held_out=short_sequences)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def test_the_limit_on_the_error_holds_for_emitted_frames(emitting_prepared, shor
 
 def above(small_prepared, drop):
     """An evaluation whose error is `drop` above the float model's."""
-    return building.Evaluation(**{**small_prepared.before.to_dict(), "mpjpe_mm": small_prepared.before.mpjpe_mm + drop})
+    return Evaluation(**{**small_prepared.before.to_dict(), "mpjpe_mm": small_prepared.before.mpjpe_mm + drop})
 
 
 @pytest.fixture
@@ -134,7 +135,7 @@ def test_too_large_a_drop_is_mended_by_leaving_more_layers_in_float(
     small_model, small_prepared, short_sequences, tmp_path, monkeypatch, tried
 ):
     drops = iter([2000.0, 1500.0, 500.0])  # random weights cost metres
-    monkeypatch.setattr(building, "_measured", lambda *_: above(small_prepared, next(drops)))
+    monkeypatch.setattr(building, "measured", lambda *_: above(small_prepared, next(drops)))
     bundle = pe.build(
         small_model, "int8", calibration=short_sequences, out=tmp_path / "e", prepared=small_prepared,
         **UNBOUND,
@@ -150,9 +151,9 @@ def test_too_large_a_drop_is_mended_by_leaving_more_layers_in_float(
 
 
 def test_a_drop_that_cannot_be_mended_is_refused(small_model, small_prepared, short_sequences, tmp_path, monkeypatch):
-    monkeypatch.setattr(building, "_measured", lambda *_: above(small_prepared, 3.0))
+    monkeypatch.setattr(building, "measured", lambda *_: above(small_prepared, 3.0))
     choose = plan.choose_mix
-    wider = building.DEFAULT_MAX_DROP_MM * 1000
+    wider = preparing.DEFAULT_MAX_DROP_MM * 1000
     monkeypatch.setattr(plan, "choose_mix", lambda found, times, _, *rest: choose(found, times, Bounds(wider), *rest))
     with pytest.raises(AccuracyError, match=r"by 3\.00 mm .* above the limit of 1: .*--precision fp32"):
         pe.build(small_model, "int8", calibration=short_sequences, out=tmp_path / "e", prepared=small_prepared)
@@ -168,7 +169,7 @@ def trembling(small_prepared, *percents):
 def test_an_engine_that_trembles_is_mended_with_more_bits_or_float_layers(
     small_model, small_prepared, short_sequences, tmp_path, monkeypatch, tried
 ):
-    monkeypatch.setattr(building, "_measured", lambda *_: above(small_prepared, 0.0))
+    monkeypatch.setattr(building, "measured", lambda *_: above(small_prepared, 0.0))
     monkeypatch.setattr(building, "jitter_mm", trembling(small_prepared, 9.0, 8.0, 1.9))
     bundle = pe.build(
         small_model, "int8", "native", short_sequences, tmp_path / "e", prepared=small_prepared, max_drop_mm=1000.0
@@ -184,7 +185,7 @@ def test_an_engine_that_trembles_is_mended_with_more_bits_or_float_layers(
 def test_trembling_that_cannot_be_mended_is_refused(
     small_model, small_prepared, short_sequences, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(building, "_measured", lambda *_: above(small_prepared, 0.0))
+    monkeypatch.setattr(building, "measured", lambda *_: above(small_prepared, 0.0))
     monkeypatch.setattr(building, "jitter_mm", trembling(small_prepared, *[9.0] * 5))
     with pytest.raises(AccuracyError, match=r"raises the jitter by 9\.0 %, above the limit of 2: choose --precision"):
         pe.build(

@@ -10,8 +10,8 @@ import pytest
 import pstmo_edge as pe
 from pstmo_edge.benchmarks import accuracy, archive, emit, quantized_bundles, readme
 from pstmo_edge.benchmarks.cases import DEFAULT_ROWS
-from pstmo_edge.building import prepare
 from pstmo_edge.models.zoo import bundled_weights
+from pstmo_edge.preparing import prepare
 
 ROOT = Path(__file__).parents[1]
 ACCURACY = json.loads((ROOT / accuracy.RESULTS).read_text())

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import pstmo_edge as pe
-from pstmo_edge import cli
+from pstmo_edge import cli, preparing
 from pstmo_edge.models.checkpoints import save_weights
 from pstmo_edge.models.zoo import state_arrays
 
@@ -206,7 +206,7 @@ def small_build(small_model, small_prepared, monkeypatch):
 
     def arguments(folder):
         save_weights(folder / "nine.safetensors", state_arrays(small_model), {"t_downsample": "1", "frame_rate": "50"})
-        monkeypatch.setattr("pstmo_edge.building.prepare", lambda *_, **__: small_prepared)
+        monkeypatch.setattr("pstmo_edge.preparing.prepare", lambda *_, **__: small_prepared)
         return "--frames", "9", "--checkpoint", folder / "nine.safetensors", "--precision", "fp32"
 
     return arguments
@@ -267,9 +267,9 @@ def test_build_then_info_then_eval(run, tmp_path, small_build):
 
 
 def test_build_eval_and_info_of_many_poses_a_window(run, tmp_path, small_build, monkeypatch):
-    prepare = pe.building.prepare
+    prepare = preparing.prepare
     arguments = small_build(tmp_path)
-    monkeypatch.setattr("pstmo_edge.building.prepare", prepare)
+    monkeypatch.setattr("pstmo_edge.preparing.prepare", prepare)
     rng = np.random.default_rng(0)
     arrays = {"keypoints": rng.uniform(200, 800, (30, 17, 2)), "poses": rng.normal(0, 0.3, (30, 17, 3))}
     np.savez(tmp_path / "clip.npz", **arrays, image_size=np.array([1000, 1000]), skeleton="human36m-17")

@@ -7,8 +7,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from pstmo_edge.building import build, prepare_unmeasured
+from pstmo_edge.building import build
 from pstmo_edge.models.zoo import load_model
+from pstmo_edge.preparing import prepare_unmeasured
 
 
 def save(path, shape, arrays):

@@ -11,9 +11,9 @@ import pstmo_edge as pe
 from pstmo_edge.benchmarks import cost, harness, tables
 from pstmo_edge.benchmarks.cases import BuildCase, BundleCase, default_cases
 from pstmo_edge.benchmarks.checks import CheckError, check_output, held_out
-from pstmo_edge.building import prepare
 from pstmo_edge.bundle import open_bundle
 from pstmo_edge.engine import Engine
+from pstmo_edge.preparing import prepare
 
 
 @pytest.fixture(scope="module")

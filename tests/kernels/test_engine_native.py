@@ -10,7 +10,7 @@ from safetensors.numpy import save
 
 import pstmo_edge as pe
 from pstmo_edge.benchmarks.cases import with_weights
-from pstmo_edge.building import check_request
+from pstmo_edge.preparing import check_request
 from pstmo_edge.bundle import write_bundle
 from pstmo_edge.errors import BackendError, UsageError
 from pstmo_edge.export import export_onnx, exportable, random_keypoints

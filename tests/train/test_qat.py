@@ -17,6 +17,7 @@ from pstmo_edge.models.checkpoints import load_weights, save_weights
 from pstmo_edge.models.fused import fuse
 from pstmo_edge.models.interception import layer_weights
 from pstmo_edge.models.zoo import create_model, load_model, state_arrays
+from pstmo_edge.train import stages
 from pstmo_edge.train.qat import QuantizedFinetune, TrainedLayer, quantization_aware
 from pstmo_edge.train.recipes import Quantized, from_dict, get_recipe, overridden, to_dict
 from pstmo_edge.train.stages import train
@@ -113,8 +114,9 @@ def test_a_few_steps_lower_the_loss_of_coarse_weights(model):
 
 
 @pytest.fixture
-def tiny(tmp_path, model):
-    """A recipe of four steps, and weights to start from."""
+def tiny(tmp_path, model, short_sequences, monkeypatch):
+    """A recipe of four steps, which three short views validate, and weights to start from."""
+    monkeypatch.setattr(stages, "one_camera_a_take", lambda sequences: short_sequences)
     save_weights(tmp_path / "start.safetensors", state_arrays(model), model.lifter.notes())
     recipe = quantization_aware(get_recipe("tiny"), COARSE)
     return dataclasses.replace(recipe, steps_per_epoch=2, checkpoint_steps=1, batch=4, threads=1), tmp_path

@@ -8,7 +8,7 @@ import pytest
 
 import pstmo_edge as pe
 from pstmo_edge import backends
-from pstmo_edge.building import prepare_unmeasured
+from pstmo_edge.preparing import prepare_unmeasured
 from pstmo_edge.trt import api, buffers, plans
 
 sys.path.insert(0, str(Path(__file__).parent))

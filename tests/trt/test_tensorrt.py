@@ -168,7 +168,7 @@ def test_commands_compile_at_once_where_a_device_is(bundle, device, tmp_path, mo
     monkeypatch.setattr(pe, "load_model", lambda *a, **k: None)
     monkeypatch.setattr(pe, "emitting", lambda lifter, emit: SimpleNamespace(lifter=None))
     monkeypatch.setattr("pstmo_edge.backends.check_lifter", lambda *a: None)
-    monkeypatch.setattr("pstmo_edge.building.prepare", lambda *a, **k: None)
+    monkeypatch.setattr("pstmo_edge.preparing.prepare", lambda *a, **k: None)
     monkeypatch.setattr(pe, "build", lambda *a, out, **k: build(out))
     order = ["build", "--backend", "tensorrt", "--precision", "fp32", "--out"]
     done = CliRunner().invoke(cli.app, [*order, str(tmp_path / "none")])
