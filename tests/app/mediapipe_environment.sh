@@ -17,7 +17,7 @@ install() {
     matplotlib contourpy cycler fonttools kiwisolver packaging pillow pyparsing python-dateutil six \
     rtmlib tqdm onnxruntime av pydantic pydantic-core annotated-types typing-extensions typing-inspection \
     rich markdown-it-py mdurl pygments safetensors typer shellingham annotated-doc click \
-    pytest pluggy iniconfig
+    pytest pytest-timeout pluggy iniconfig
   touch "$folder/.installed"
 }
 
