@@ -24,10 +24,12 @@ from pstmo_edge.benchmarks.gpu_networks import (
     random_network,
     trained_network,
 )
+from pstmo_edge.benchmarks.gpu_precision import as_kernels, poses_of
 from pstmo_edge.benchmarks.gpu_timing import Machine
 from pstmo_edge.benchmarks.provenance import commit
 from pstmo_edge.errors import BackendError
 from pstmo_edge.kernels.triton.engine import LEAST_CAPABILITY
+from pstmo_edge.kernels.triton.lifter import lifter_of
 
 
 def measure(arguments: argparse.Namespace, budget: Budget, save: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
@@ -124,7 +126,14 @@ def _checks(machine: Machine, capability: int, precisions: list[str], network: N
 
 
 def _plain(machine: Machine, precision: str, network: Network) -> list[Callable[[torch.Tensor], torch.Tensor]]:
-    """Plain torch in the type of the tokens and, of a quantized network, its emulation."""
+    """Plain torch in the type of the tokens and, of a quantized network, its emulation.
+
+    Of bf16 it is the kernels' arithmetic in plain torch: with a residual stream in bf16 too, as `.to(torch.bfloat16)`
+    has it, its error would be so large that nothing could fail.
+    """
+    if precision == "bf16":
+        lifter = lifter_of(network.fused).to(machine.device)
+        return [lambda keypoints: poses_of(lifter, keypoints, as_kernels(TOKENS[precision]))]
     plain: list[Callable[[torch.Tensor], torch.Tensor]] = [Plain(network.fused, TOKENS[precision], machine.device)]
     return [*plain, network.on_cpu(precision)] if precision in ("int8", "fp8") else plain
 

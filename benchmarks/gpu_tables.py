@@ -11,7 +11,9 @@ from pstmo_edge.kernels.triton import cost
 
 _ROOT = Path(__file__).resolve().parents[1]
 KERNELS = _ROOT / "benchmarks" / "results" / "gpu_kernels.json"
+PRECISION = _ROOT / "benchmarks" / "results" / "gpu_precision.json"
 PAGE = _ROOT / "docs" / "gpu.md"
+LIMITS_MM = {"bf16": 0.05, "fp16": 0.05, "int8": 0.2, "fp8": 0.2}
 _SHOWN = ("sm_86", "sm_87", "sm_90", "sm_110")
 
 
@@ -34,6 +36,39 @@ def kernel_table(found: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"Triton {found['triton']}; nvcc {compiler}."])
 
 
+def whole_table(found: dict[str, Any]) -> str:
+    """What each network costs, by the types of its tokens and of its residual stream."""
+    lines = [
+        "| products | residual stream | poses move by, mm | MPJPE, mm | limit of MPJPE |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for row in found["whole"]:
+        limit = LIMITS_MM[row["network"].partition(",")[0]]
+        verdict = f"{limit}" if row["change_mm"] <= limit else f"{limit}, **missed**"
+        lines.append(
+            f"| {row['network']} | {row['stream']} | {row['moved_mm']:.2f} | {row['change_mm']:+.3f} | {verdict} |"
+        )
+    return "\n".join(lines)
+
+
+def places_table(found: dict[str, Any]) -> str:
+    """What bf16 costs in one place alone, and the residual stream layer by layer."""
+    kept = [row for row in found["places"] if not row["rounded"].startswith("residual stream into")]
+    lines = ["| in bf16 alone | poses move by, mm | MPJPE, mm |", "|---|---:|---:|"]
+    lines += [f"| {row['rounded']} | {row['moved_mm']:.2f} | {row['change_mm']:+.3f} |" for row in kept]
+    layers = [row for row in found["places"] if row["rounded"].startswith("residual stream into")]
+    lines += [
+        "",
+        "| residual stream | values, rms | across their mean's direction | bf16's error | poses move by, mm |",
+    ]
+    lines += ["|---|---:|---:|---:|---:|"]
+    for row, stream in zip(layers, found["streams"], strict=True):
+        where = row["rounded"].removeprefix("residual stream ")
+        sizes = f"{stream['rms']:.1f} | {stream['across_rms']:.1f} | {stream['bf16_error_rms']:.3f}"
+        lines.append(f"| {where} | {sizes} | {row['moved_mm']:.2f} |")
+    return "\n".join(lines)
+
+
 def projection_table() -> str:
     """What the published peaks allow, by chip and precision: limits, and said to be so."""
     lines = [
@@ -48,9 +83,13 @@ def projection_table() -> str:
     return "\n".join(lines)
 
 
-def filled(page: str, found: dict[str, Any]) -> str:
-    """The page with both tables as they are now."""
-    for name, table in (("kernels", kernel_table(found)), ("projections", projection_table())):
+def filled(page: str, kernels: dict[str, Any], precision: dict[str, Any]) -> str:
+    """The page with its tables as they are now."""
+    tables = {
+        "precision": whole_table(precision), "places": places_table(precision), "kernels": kernel_table(kernels),
+        "projections": projection_table(),
+    }  # fmt: skip
+    for name, table in tables.items():
         start, end = f"<!-- {name}: made by benchmarks/gpu_tables.py -->", f"<!-- end of {name} -->"
         if page.count(start) != 1 or page.count(end) != 1:
             raise ValueError(f"the page has no single place for the table of {name}")
@@ -61,7 +100,8 @@ def filled(page: str, found: dict[str, Any]) -> str:
 
 def main() -> None:
     """Write the page anew."""
-    write_atomic(PAGE, filled(PAGE.read_text(), json.loads(KERNELS.read_text())).encode())
+    kernels, precision = (json.loads(path.read_text()) for path in (KERNELS, PRECISION))
+    write_atomic(PAGE, filled(PAGE.read_text(), kernels, precision).encode())
 
 
 if __name__ == "__main__":

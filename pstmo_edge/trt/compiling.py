@@ -50,9 +50,7 @@ def compile_bundle(
     bundle = open_bundle(path)
     manifest = bundle.manifest
     if manifest.backend.name != "tensorrt":
-        raise UsageError(
-            f"{path} is for {manifest.backend.name}, which needs no compiling: build --backend tensorrt first"
-        )
+        raise UsageError(_not_for_tensorrt(path, manifest.backend.name))
     target = Path(out) if out is not None else bundle.path
     if out is not None and target.exists():
         raise UsageError(f"{target} exists already: give another --out, or none to compile in place")
@@ -84,6 +82,15 @@ def compile_bundle(
     artifacts = {entry.path: bundle.read(entry.path) for entry in manifest.files}
     artifacts |= {PLAN: as_file(plan), ENGINE: engine, RECORD: written(record)}
     return write_bundle(target, _compiled(manifest, layers, api.version), artifacts, force=out is None)
+
+
+def _not_for_tensorrt(path: object, backend: str) -> str:
+    if backend == "native":
+        return (
+            f"{path} is for native, which needs no compiling on a CPU: give --gpu with the chip, --gpu sm_87, to add "
+            "kernels for a GPU, or build --backend tensorrt for TensorRT"
+        )
+    return f"{path} is for {backend}, which needs no compiling: build --backend tensorrt first"
 
 
 def missing_here() -> str | None:

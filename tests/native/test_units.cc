@@ -1,9 +1,10 @@
-// SHA-256, JSON, safetensors and the clock, alone.
+// SHA-256, JSON, safetensors, the clock and fp16, alone.
 #include <cmath>
 #include <cstring>
 #include <string>
 #include <vector>
 
+#include "../../kernels/cuda/half.h"
 #include "bundles.h"
 #include "check.h"
 #include "clock.h"
@@ -227,6 +228,28 @@ void the_clock_follows_a_faithful_camera() {
 
 }  // namespace
 
+void fp16_is_ieee_754s() {
+  using pstmo_edge::cuda::float_of;
+  using pstmo_edge::cuda::Half;
+  using pstmo_edge::cuda::half_of;
+  CHECK(float_of(1) == 0x1p-24F && float_of(0x3ff) == 0x1.ff8p-15F && float_of(0x400) == 0x1p-14F);
+  CHECK(float_of(0x3c01) == 0x1.004p0F && float_of(0xc000) == -2 && float_of(0x7bff) == 65504);
+  CHECK(std::signbit(float_of(0x8000)) && std::isinf(float_of(0x7c00)) && std::isnan(float_of(0xfe00)));
+  CHECK(half_of(65519.996F) == 0x7bff && half_of(65520) == 0x7c00 && half_of(-HUGE_VALF) == 0xfc00);
+  CHECK((half_of(NAN) & 0x7c00) == 0x7c00 && (half_of(NAN) & 0x3ff) != 0);
+  // Every value comes back, and between two neighbours the nearer one or the even one does.
+  for (unsigned bits = 0; bits < 0x7bff; ++bits) {
+    const auto low = static_cast<Half>(bits), high = static_cast<Half>(bits + 1), even = bits % 2 == 0 ? low : high;
+    const float middle = (float_of(low) + float_of(high)) / 2;
+    const bool good = half_of(float_of(low)) == low && half_of(middle) == even &&
+                      half_of(std::nextafterf(middle, 0)) == low && half_of(std::nextafterf(middle, 1e6F)) == high &&
+                      half_of(-middle) == (even | 0x8000);
+    CHECK(good);
+    if (!good) return;
+  }
+  CHECK(half_of(0x1p-26F) == 0 && half_of(-0.0F) == 0x8000);
+}
+
 int main() {
   sha256_is_that_of_the_standard();
   hmac_is_that_of_the_standard();
@@ -235,5 +258,6 @@ int main() {
   safetensors_are_checked_against_the_file();
   tensors_are_found_by_name();
   the_clock_follows_a_faithful_camera();
+  fp16_is_ieee_754s();
   return check_result();
 }

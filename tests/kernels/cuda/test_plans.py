@@ -46,6 +46,7 @@ def test_what_triton_compiles_takes_the_parameters_of_the_plan():
     ("options", "said"),
     [
         (["--single-launch"], "--single-launch is for --gpu"),
+        ([], "is for native, which needs no compiling on a CPU: give --gpu with the chip, --gpu sm_87, to add kernels"),
         (["--gpu", "sm_75"], "no kernels for sm_75: choose among sm_80, sm_86, sm_87"),
     ],
 )

@@ -94,6 +94,6 @@ def test_the_page_shows_the_table():
     from pstmo_edge.benchmarks import gpu_tables
 
     page = gpu_tables.PAGE.read_text()
-    made = gpu_tables.filled(page, json.loads(TABLE.read_text()))
+    made = gpu_tables.filled(page, json.loads(TABLE.read_text()), json.loads(gpu_tables.PRECISION.read_text()))
     assert made == page, "run python -m pstmo_edge.benchmarks.gpu_tables"
     assert "projection, limit" in page
