@@ -108,6 +108,7 @@ class WebViewer:
         self._settings, self.token = settings, token
         self.events, self.pictures = Clients(EVENTS), Clients(PICTURES)
         self._views: BoundedQueue[View] = BoundedQueue(PICTURES, drops=True)
+        self._failed: Exception | None = None
         self._server = _Server(address, port, self)
         self._threads = [
             threading.Thread(target=work, name=name, daemon=True)
@@ -124,7 +125,9 @@ class WebViewer:
         return f"http://{shown}:{port}/" + ("" if self.token is None else f"?token={self.token}")
 
     def show(self, view: View) -> None:
-        """See `Viewer`."""
+        """See `Viewer`. Raises what the encoder raised, or a page would stand still with nobody knowing why."""
+        if self._failed is not None:
+            raise self._failed
         self._views.put(view)
 
     def close(self) -> None:
@@ -138,6 +141,12 @@ class WebViewer:
             thread.join(PATIENCE)
 
     def _encode(self) -> None:
+        try:
+            self._send_all()
+        except Exception as error:
+            self._failed = error
+
+    def _send_all(self) -> None:
         """A picture waits for its own poses, so keypoints lie on the people they were found on."""
         aligner = Aligner(self._settings.lookahead, self._picture)
         for view in self._views:

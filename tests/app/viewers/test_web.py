@@ -219,6 +219,17 @@ def test_the_end_does_not_wait_for_clients():
     wait_for(lambda: len(viewer.events) == 0)
 
 
+def test_an_encoder_that_fails_is_told(viewer, views, monkeypatch):
+    def fails(*_):
+        raise ValueError("no picture")
+
+    monkeypatch.setattr(web.Aligner, "push", fails)
+    viewer.show(views[0])
+    wait_for(lambda: viewer._failed)
+    with pytest.raises(ValueError, match="no picture"):
+        viewer.show(views[1])
+
+
 def test_too_many_streams_are_refused(viewer, monkeypatch):
     monkeypatch.setattr(web, "CLIENTS", 1)
     connection, _ = request(viewer, "/events")
