@@ -224,10 +224,10 @@ def test_an_encoder_that_fails_is_told(viewer, views, monkeypatch):
         raise ValueError("no picture")
 
     monkeypatch.setattr(web.Aligner, "push", fails)
-    viewer.show(views[0])
+    viewer.show(views()[0])
     wait_for(lambda: viewer._failed)
     with pytest.raises(ValueError, match="no picture"):
-        viewer.show(views[1])
+        viewer.show(views()[1])
 
 
 def test_too_many_streams_are_refused(viewer, monkeypatch):
