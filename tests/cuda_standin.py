@@ -1,6 +1,7 @@
 """The stand-in driver of tests/native, and what stands for cubins there."""
 
 import ctypes
+import struct
 from functools import cache
 
 from native_build import native_build
@@ -12,6 +13,12 @@ from pstmo_edge.kernels.triton.plan import Compiled
 ROOM = 1 << 32
 
 
+def cubin(text):
+    """The text as the only section of an ELF file for NVIDIA's GPUs."""
+    head = struct.pack("<4sBBB9xHHIQQQIHHHHHH", b"\x7fELF", 2, 1, 1, 2, 190, 1, 0, 0, 64, 0, 64, 0, 0, 64, 1, 0)
+    return head + struct.pack("<IIQQQQIIQQ", 0, 1, 0, 0, 128, len(text), 0, 0, 1, 0) + text.encode()
+
+
 def compiler(capability):
     """Texts in the place of cubins: what the kernel is, for the stand-in to compute."""
 
@@ -20,7 +27,7 @@ def compiler(capability):
         lines = [f"standin {source.kernel} {threads} {shared}"]
         lines += [f"argument {name} {type}" for name, type in source.types]
         lines += [f"constant {name} {int(value)}" for name, value in source.constants]
-        return Compiled("\n".join(lines).encode() + b"\0", source.kernel, threads, shared)
+        return Compiled(cubin("\n".join(lines)), source.kernel, threads, shared)
 
     return compile_source
 
@@ -29,7 +36,7 @@ def single(capability):
     """The same for the kernel of one window; 12000 is the least driver."""
     names = ("network", "keypoints", "poses", "workspace")
     text = "\n".join(["standin single_window 256 0", *(f"argument {name} *i8" for name in names)])
-    return Compiled(text.encode() + b"\0", "single_window", 256, 0), 12000, {}
+    return Compiled(cubin(text), "single_window", 256, 0), 12000, {}
 
 
 def choice(kernel, kind, capability):

@@ -2,11 +2,17 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
+#include <iterator>
+
 namespace pstmo_edge {
 namespace cuda {
 namespace {
 
 constexpr const char* kSystemDriver = "libcuda.so.1";
+constexpr const char* kForked =
+    "the CUDA driver does not follow a process that is forked: open the engine after the fork, or start the process "
+    "without one (Python: multiprocessing's spawn)";
 constexpr const char* kElsewhere = "; install NVIDIA's driver, or open the engine with the device \"cpu\"";
 
 Error unavailable(std::string what) { return {PSTMO_EDGE_STATUS_DEVICE_UNAVAILABLE, std::move(what)}; }
@@ -16,6 +22,8 @@ Error unavailable(std::string what) { return {PSTMO_EDGE_STATUS_DEVICE_UNAVAILAB
 std::string version_text(int version) {
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
 }
+
+bool is_final(Code code) { return std::find(std::begin(kFinal), std::end(kFinal), code) != std::end(kFinal); }
 
 std::string Driver::sentence(const char* function, Code code) const {
   const char* name = nullptr;
@@ -40,6 +48,7 @@ Result<Driver> Driver::load(const char* path) {
   PSTMO_EDGE_CUDA_FUNCTIONS(PSTMO_EDGE_CUDA_FIND)
 #undef PSTMO_EDGE_CUDA_FIND
   Code code = driver.init(0);
+  if (code == kNotInitialized) return unavailable(kForked);
   if (code != kSuccess)
     return unavailable("the CUDA driver does not start: " + driver.sentence("cuInit", code) + kElsewhere);
   code = driver.driver_version(&driver.version);

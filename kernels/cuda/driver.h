@@ -24,7 +24,10 @@ struct StreamHandle;
 struct GraphHandle;
 struct GraphExecHandle;
 
-constexpr Code kSuccess = 0, kOutOfMemory = 2, kNoBinaryForGpu = 209, kInvalidImage = 200;
+constexpr Code kSuccess = 0, kOutOfMemory = 2, kNotInitialized = 3;
+constexpr Code kInvalidImage = 200, kNoBinaryForGpu = 209, kNotFound = 500;
+// After one of these "any further CUDA work will return the same error" until the process is started anew (cuda.h).
+constexpr Code kFinal[] = {226, 700, 702, 714, 715, 716, 717, 718, 719, 721, 911};
 constexpr int kMajor = 75, kMinor = 76, kMultiprocessors = 16, kCooperativeLaunch = 95;  // attributes of a device
 constexpr int kMaxDynamicShared = 8;                                                     // attribute of a function
 constexpr unsigned kNonBlocking = 1;                                                     // of a stream
@@ -49,6 +52,7 @@ constexpr int kCaptureThreadLocal = 1;
   X(capture_begin, "cuStreamBeginCapture_v2", (StreamHandle*, int))                                                 \
   X(capture_end, "cuStreamEndCapture", (StreamHandle*, GraphHandle**))                                              \
   X(graph_instantiate, "cuGraphInstantiateWithFlags", (GraphExecHandle**, GraphHandle*, unsigned long long))        \
+  X(graph_upload, "cuGraphUpload", (GraphExecHandle*, StreamHandle*))                                               \
   X(graph_launch, "cuGraphLaunch", (GraphExecHandle*, StreamHandle*))                                               \
   X(graph_destroy, "cuGraphDestroy", (GraphHandle*))                                                                \
   X(graph_exec_destroy, "cuGraphExecDestroy", (GraphExecHandle*))                                                   \
@@ -65,7 +69,6 @@ constexpr int kCaptureThreadLocal = 1;
   X(memory_free, "cuMemFree_v2", (Address))                                                                         \
   X(pinned_take, "cuMemHostAlloc", (void**, size_t, unsigned))                                                      \
   X(pinned_free, "cuMemFreeHost", (void*))                                                                          \
-  X(copy_in, "cuMemcpyHtoD_v2", (Address, const void*, size_t))                                                     \
   X(copy_in_async, "cuMemcpyHtoDAsync_v2", (Address, const void*, size_t, StreamHandle*))                           \
   X(copy_out_async, "cuMemcpyDtoHAsync_v2", (void*, Address, size_t, StreamHandle*))
 
@@ -101,6 +104,9 @@ Result<Gpu> find_gpu(const Driver& driver, int ordinal);
 
 // "12.6" of 12060.
 std::string version_text(int version);
+
+// Whether it is one of kFinal.
+bool is_final(Code code);
 
 }  // namespace cuda
 }  // namespace pstmo_edge

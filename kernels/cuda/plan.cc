@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "../runtime/json.h"
+#include "cubin.h"
 
 namespace pstmo_edge {
 namespace cuda {
@@ -12,7 +13,7 @@ namespace {
 
 constexpr int64_t kMost = int64_t{1} << 31;  // of any number; times kMostWindows it is far from overflowing
 constexpr int64_t kMostWindows = 65536;
-constexpr size_t kMostBuffers = 64, kMostKernels = 1024, kMostLaunches = 4096, kMostArguments = 64, kMostSlots = 4096;
+constexpr size_t kMostBuffers = 64, kMostKernels = 1024, kMostLaunches = 4096, kMostSlots = 4096;
 constexpr int64_t kMostPrograms = 65535;  // of a grid's second and third axis
 
 // Reads a plan; the first mistake is kept, and after it everything reads as a harmless default.
@@ -69,7 +70,12 @@ class PlanReader {
     kernel.threads = static_cast<unsigned>(integer(from, "threads", 32, 1024));
     kernel.shared_bytes = static_cast<unsigned>(integer(from, "shared_bytes", 0, 1 << 20));
     kernel.cubin = cubins_.find(name);
-    if (kernel.cubin == nullptr) note("kernels." + name + ": it has no cubin");
+    if (kernel.cubin == nullptr) {
+      note("kernels." + name + ": it has no cubin");
+    } else if (!is_whole_cubin(static_cast<const uint8_t*>(kernel.cubin->data),
+                               static_cast<size_t>(kernel.cubin->bytes()))) {
+      note("kernels." + name + ": its cubin is cut short or no cubin");
+    }
     return kernel;
   }
 
@@ -80,8 +86,12 @@ class PlanReader {
     single.workspace = integer(from, "workspace", 1, kMost);
     for (const Json& slot : list(from, "network", kMostSlots)) {
       single.network.push_back(read_argument(slot));
-      if (single.network.back().kind == Argument::Kind::Buffer) note("single: a slot of its network is a buffer");
+      const Argument::Kind kind = single.network.back().kind;
+      if (kind == Argument::Kind::Buffer || kind == Argument::Kind::Float) {
+        note("single: a slot of its network is a buffer or a float");
+      }
     }
+    if (single.network.empty()) note("single: its network has no slots");
     return single;
   }
 
@@ -108,9 +118,8 @@ class PlanReader {
       if (argument.index < plan_.buffers.size()) return argument;
     } else if (kind != nullptr && *kind == "weight" && name != nullptr) {
       argument.kind = Argument::Kind::Weight;
-      for (; argument.index < weights_.size(); ++argument.index) {
-        if (weights_[argument.index].name == *name) return argument;
-      }
+      const Tensor* const found = weights_.find(*name);
+      if (found != nullptr) return argument.index = static_cast<size_t>(found - &weights_[0]), argument;
     } else if (kind != nullptr && *kind == "count" && parts.size() == 3) {
       argument.kind = Argument::Kind::Count;
       argument.count = read_count(parts[1], parts[2]);

@@ -20,6 +20,7 @@ constexpr std::string_view kGpuWeights = "gpu-weights.safetensors";
 constexpr std::string_view kPlanStart = "gpu-sm_";  // gpu-sm_87.json, gpu-sm_87.safetensors
 constexpr std::string_view kPlanEnd = ".json", kCubinsEnd = ".safetensors";
 constexpr int kPlanSchema = 1;
+constexpr size_t kMostArguments = 64;  // of a launch
 
 // A number that grows with the batch.
 struct Count {
@@ -55,7 +56,7 @@ struct Launch {
 
 struct Kernel {
   std::string entry;              // the function's name in its cubin
-  const Tensor* cubin = nullptr;  // lives as long as the table that it is in
+  const Tensor* cubin = nullptr;  // a whole ELF file; lives as long as the table that it is in
   unsigned threads = 0;           // of a program
   unsigned shared_bytes = 0;
 };
@@ -69,7 +70,7 @@ struct Buffer {
 struct Single {
   Kernel kernel;
   int driver = 0;                 // the least version for this kernel
-  std::vector<Argument> network;  // 8-byte slots of a table in device memory, its first parameter
+  std::vector<Argument> network;  // 8-byte slots of a table in device memory, its first parameter: no buffer, no float
   int64_t workspace = 0;          // bytes
 };
 

@@ -1,5 +1,7 @@
 #include "resources.h"
 
+#include <unistd.h>
+
 namespace pstmo_edge {
 namespace cuda {
 
@@ -9,12 +11,24 @@ bool Resources::check(const char* function, Code code) {
   return false;
 }
 
+bool Resources::is_here() const { return ::getpid() == process_; }
+
+// A call that fails promises nothing of what it leaves in its answers.
 bool Resources::retain(DeviceNumber device) {
+  process_ = ::getpid();
   device_ = device;
-  return check("cuDevicePrimaryCtxRetain", driver_.context_retain(&context_, device));
+  ContextHandle* context = nullptr;
+  const bool good = check("cuDevicePrimaryCtxRetain", driver_.context_retain(&context, device));
+  if (good) context_ = context;
+  return good;
 }
 
-bool Resources::stream() { return check("cuStreamCreate", driver_.stream_create(&stream_, kNonBlocking)); }
+bool Resources::stream() {
+  StreamHandle* stream = nullptr;
+  const bool good = check("cuStreamCreate", driver_.stream_create(&stream, kNonBlocking));
+  if (good) stream_ = stream;
+  return good;
+}
 
 // Room in the lists is made before anything is taken, so that no failed allocation loses what was.
 bool Resources::memory(size_t bytes, Address* address) {
@@ -38,17 +52,27 @@ bool Resources::module(const void* image, ModuleHandle** module) {
   return good;
 }
 
-// Nobody is left to tell of an error here, and after one the driver frees what it can.
+bool Resources::wait() { return check("cuStreamSynchronize", driver_.stream_synchronize(stream_)); }
+
+bool Resources::copy_in(Address to, const void* from, size_t bytes) {
+  return check("cuMemcpyHtoDAsync", driver_.copy_in_async(to, from, bytes, stream_)) && wait();
+}
+
+// Nobody is left to tell of an error here. A context that cannot be made current was destroyed by others, or the
+// driver is shutting down at exit: handles of it are no longer to be touched, and in another context that happens to
+// be current less than ever. What was in it went with it, or goes with its last owner.
 Resources::~Resources() {
-  if (context_ == nullptr) return;
+  if (context_ == nullptr || !is_here()) return;
   {
     const Current current(driver_, context_);
-    if (stream_ != nullptr) driver_.stream_synchronize(stream_);
-    for (GraphExecHandle* graph : graphs_) driver_.graph_exec_destroy(graph);
-    for (ModuleHandle* module : modules_) driver_.module_unload(module);
-    for (const Address address : memory_) driver_.memory_free(address);
-    for (void* address : pinned_) driver_.pinned_free(address);
-    if (stream_ != nullptr) driver_.stream_destroy(stream_);
+    if (current.code() == kSuccess) {
+      if (stream_ != nullptr) driver_.stream_synchronize(stream_);
+      for (GraphExecHandle* graph : graphs_) driver_.graph_exec_destroy(graph);
+      for (ModuleHandle* module : modules_) driver_.module_unload(module);
+      for (const Address address : memory_) driver_.memory_free(address);
+      for (void* address : pinned_) driver_.pinned_free(address);
+      if (stream_ != nullptr) driver_.stream_destroy(stream_);
+    }
   }
   driver_.context_release(device_);
 }

@@ -1,6 +1,8 @@
 #ifndef PSTMO_EDGE_CUDA_RESOURCES_H_
 #define PSTMO_EDGE_CUDA_RESOURCES_H_
 
+#include <sys/types.h>
+
 #include <vector>
 
 #include "driver.h"
@@ -8,7 +10,8 @@
 namespace pstmo_edge {
 namespace cuda {
 
-// The device's primary context, which everything on one GPU in a process shares, current on this thread while it lives.
+// The device's primary context, which everything on one GPU in a process shares, current on this thread while it lives;
+// whatever was current before is again afterwards.
 class Current {
  public:
   Current(const Driver& driver, ContextHandle* context) : driver_(driver), code_(driver.context_push(context)) {}
@@ -25,8 +28,8 @@ class Current {
   Code code_;
 };
 
-// What was taken of a GPU, given back in reverse when this ends. Every function answers the driver's code, and calls
-// none of the driver's once one has failed: `failed` then says which.
+// What was taken of a GPU, given back when this ends. Every function answers whether it went well, and
+// `failed_function` and `failed_code` say what was the first not to, since the start or `forget_failure`.
 class Resources {
  public:
   explicit Resources(const Driver& driver) : driver_(driver) {}
@@ -39,11 +42,19 @@ class Resources {
   bool memory(size_t bytes, Address* address);
   bool pinned(size_t bytes, void** address);
   bool module(const void* image, ModuleHandle** module);
-  // Whether a call of the driver went well; remembers the first that did not.
-  bool check(const char* function, Code code);
+  // From any memory, and it is done when this returns. Through the stream: what is copied outside of it may arrive
+  // after the call has returned, and no stream that is not blocking waits for that.
+  bool copy_in(Address to, const void* from, size_t bytes);
+  bool wait();  // for the stream
   // Graphs to destroy, for which room must have been made.
   void make_room_for_graphs(size_t count) { graphs_.reserve(count); }
   void keep(GraphExecHandle* graph) { graphs_.push_back(graph); }
+
+  // Whether a call of the driver went well.
+  bool check(const char* function, Code code);
+  void forget_failure() { failed_function_ = nullptr, failed_code_ = kSuccess; }
+  // False in a process that was forked since: nothing of the GPU is there, and no call of the driver is allowed.
+  bool is_here() const;
 
   const Driver& driver() const { return driver_; }
   ContextHandle* context() const { return context_; }
@@ -53,6 +64,7 @@ class Resources {
 
  private:
   const Driver driver_;
+  pid_t process_ = 0;
   DeviceNumber device_ = 0;
   ContextHandle* context_ = nullptr;
   StreamHandle* stream_ = nullptr;

@@ -37,6 +37,9 @@ struct Tensor {
 // bytes left over, names given twice and types not listed above are errors.
 class TensorTable {
  public:
+  TensorTable(TensorTable&&) = default;  // a copy would have the names of the original
+  TensorTable& operator=(TensorTable&&) = default;
+
   static Result<TensorTable> parse(const uint8_t* bytes, size_t size);
 
   // The array of that name, or nullptr.
@@ -45,6 +48,8 @@ class TensorTable {
   const Tensor& operator[](size_t i) const { return tensors_[i]; }  // sorted by name
 
  private:
+  TensorTable() = default;
+
   // The names lie in one string that never moves with the table, so that the views into it stay good.
   std::vector<char> names_;
   std::vector<Tensor> tensors_;

@@ -74,13 +74,7 @@ class Weights {
     norm(name + ".sublayer.1.norm", channels);
   }
 
-  std::string file() const {
-    std::string header = "{" + header_ + "}";
-    header.append((8 - header.size() % 8) % 8, ' ');
-    std::string bytes(8, '\0');
-    for (size_t i = 0; i < 8; ++i) bytes[i] = static_cast<char>(header.size() >> (8 * i) & 255);
-    return bytes + header + data_;
-  }
+  std::string file() const { return file_.bytes(); }
 
  private:
   template <typename Next>
@@ -92,19 +86,14 @@ class Weights {
     return bytes;
   }
 
-  void add(const std::string& name, const char* dtype, std::vector<int> shape, const std::string& bytes) {
-    std::string dims;
-    for (const int dim : shape) dims += (dims.empty() ? "" : ",") + std::to_string(dim);
-    header_ += (header_.empty() ? "\"" : ",\"") + name + "\":{\"dtype\":\"" + dtype + "\",\"shape\":[" + dims +
-               "],\"data_offsets\":[" + std::to_string(data_.size()) + "," +
-               std::to_string(data_.size() + bytes.size()) + "]}";
-    data_ += bytes;
+  void add(const std::string& name, const char* dtype, const std::vector<int64_t>& shape, const std::string& bytes) {
+    file_.add(name, dtype, shape, bytes);
   }
 
   Random random_;
   bool int8_, words_;
   int layers_ = 0;
-  std::string header_, data_;
+  ArrayFile file_;
 };
 
 std::string field(const std::string& name, const std::string& json) { return "\"" + name + "\":" + json + ","; }
@@ -115,6 +104,10 @@ std::string count(const std::string& name, int value) { return field(name, std::
 std::string object(std::string fields) {
   fields.back() = '}';  // the last comma
   return "{" + fields;
+}
+
+std::string entry_of(const std::string& name, const std::string& bytes) {
+  return object(text("path", name) + number("size", bytes.size()) + text("sha256", sha256_hex(bytes)));
 }
 
 // Removed when the program ends.
@@ -130,6 +123,24 @@ constexpr const char* kJoints =
     R"(["Hip","RHip","RKnee","RFoot","LHip","LKnee","LFoot","Spine","Thorax","Neck/Nose","Head","LShoulder","LElbow","LWrist","RShoulder","RElbow","RWrist"])";
 
 }  // namespace
+
+void ArrayFile::add(const std::string& name, const char* dtype, const std::vector<int64_t>& shape,
+                    const std::string& bytes) {
+  std::string dims;
+  for (const int64_t dim : shape) dims += (dims.empty() ? "" : ",") + std::to_string(dim);
+  header_ += (header_.empty() ? "\"" : ",\"") + name + "\":{\"dtype\":\"" + dtype + "\",\"shape\":[" + dims +
+             "],\"data_offsets\":[" + std::to_string(data_.size()) + "," + std::to_string(data_.size() + bytes.size()) +
+             "]}";
+  data_ += bytes;
+}
+
+std::string ArrayFile::bytes() const {
+  std::string header = "{" + header_ + "}";
+  header.append((8 - header.size() % 8) % 8, ' ');
+  std::string bytes(8, '\0');
+  for (size_t i = 0; i < 8; ++i) bytes[i] = static_cast<char>(header.size() >> (8 * i) & 255);
+  return bytes + header + data_;
+}
 
 std::string weights_of(const BundleSpec& spec) {
   Weights weights(spec);
@@ -153,7 +164,7 @@ std::string weights_of(const BundleSpec& spec) {
   return weights.file();
 }
 
-std::string manifest_of(const BundleSpec& spec, const std::string& weights) {
+std::string manifest_of(const BundleSpec& spec, const std::string& weights, const Files& others) {
   const std::string digest = sha256_hex(weights);
   const std::string input = object(
       text("skeleton", "human36m-17") + field("joints", kJoints) + field("channels", R"(["x","y"])") +
@@ -176,13 +187,13 @@ std::string manifest_of(const BundleSpec& spec, const std::string& weights) {
       object(text("name", spec.target) + count("weight_bits", spec.int8 ? spec.weight_bits : 32) +
              field("requires", spec.required));
   const std::string backend = object(text("name", spec.backend) + text("version", "0.1.0") + field("versions", "{}"));
-  const std::string file =
-      object(text("path", "weights.safetensors") + number("size", weights.size()) + text("sha256", digest));
+  std::string files = entry_of("weights.safetensors", weights);
+  for (const auto& [name, bytes] : others) files += "," + entry_of(name, bytes);
   return object(count("schema_version", spec.schema_version) + text("pstmo_edge_version", "0.1.0") +
                 text("created", "2026-01-01T00:00:00Z") + field("input", input) + field("output", output) +
                 field("model", model) + field("precision", precision) + field("target", target) +
                 field("backend", backend) + field("calibration", "null") + field("accuracy", "null") +
-                field("files", "[" + file + "]"));
+                field("files", "[" + files + "]"));
 }
 
 std::string sealed(const std::string& manifest) {
@@ -239,11 +250,12 @@ std::string write_bundle(const BundleSpec& spec) {
   return folder;
 }
 
-void write_bundle(const std::string& folder, const BundleSpec& spec) {
+void write_bundle(const std::string& folder, const BundleSpec& spec, const Files& others) {
   ::mkdir(folder.c_str(), 0755);
   const std::string weights = weights_of(spec);
   write_file(folder + "/weights.safetensors", weights);
-  write_file(folder + "/manifest.json", sealed(manifest_of(spec, weights)));
+  for (const auto& [name, bytes] : others) write_file(folder + "/" + name, bytes);
+  write_file(folder + "/manifest.json", sealed(manifest_of(spec, weights, others)));
 }
 
 }  // namespace testing

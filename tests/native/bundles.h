@@ -2,8 +2,9 @@
 #define PSTMO_EDGE_TESTS_NATIVE_BUNDLES_H_
 
 #include <cstdint>
-#include <functional>
 #include <string>
+#include <utility>
+#include <vector>
 
 // Bundles of random weights for tests, written without the Python package.
 
@@ -31,11 +32,23 @@ struct BundleSpec {
   uint32_t seed = 1;
 };
 
+// A safetensors file, array by array.
+class ArrayFile {
+ public:
+  void add(const std::string& name, const char* dtype, const std::vector<int64_t>& shape, const std::string& bytes);
+  std::string bytes() const;
+
+ private:
+  std::string header_, data_;
+};
+
 // The bytes of weights.safetensors.
 std::string weights_of(const BundleSpec& spec);
 
-// The manifest of these weights, not sealed: a JSON text without its digest.
-std::string manifest_of(const BundleSpec& spec, const std::string& weights);
+using Files = std::vector<std::pair<std::string, std::string>>;  // names and bytes
+
+// The manifest of these weights and other files, not sealed: a JSON text without its digest.
+std::string manifest_of(const BundleSpec& spec, const std::string& weights, const Files& others = {});
 
 // A JSON object's text with its digest, in the form that bundle.py writes; "" where it is no JSON object.
 std::string sealed(const std::string& manifest);
@@ -47,7 +60,7 @@ std::string read_file(const std::string& path);
 std::string make_folder();
 // A new folder with the bundle in it; returns its path.
 std::string write_bundle(const BundleSpec& spec);
-void write_bundle(const std::string& folder, const BundleSpec& spec);
+void write_bundle(const std::string& folder, const BundleSpec& spec, const Files& others = {});
 
 }  // namespace testing
 }  // namespace pstmo_edge

@@ -1,10 +1,9 @@
 // Fuzzes the bundle reader: a manifest and weights from anywhere, in memory.
 //
-// The input is one byte of choice, three bytes of the manifest's length, the manifest, the weights. Read as they are, a
-// manifest almost never passes its digest, so by choice it is sealed again first: then every field is reached, and with
-// it the engine that is made of it. Built with Clang's -fsanitize=fuzzer it is a libFuzzer target; with fuzz_main.cc it
-// runs anywhere. Built with PSTMO_EDGE_PLANTED (tests/native/CMakeLists.txt) it must find what was planted.
-#include "fuzz_bundle.h"
+// Read as it is, a manifest almost never passes its digest, so by choice it is sealed again first: then every field is
+// reached, and with it the engine that is made of it. Built with Clang's -fsanitize=fuzzer it is a libFuzzer target;
+// with fuzz_main.cc it runs anywhere. Built with PSTMO_EDGE_PLANTED (tests/native/CMakeLists.txt) it must find what was
+// planted.
 
 #include <cstdint>
 #include <cstdlib>
@@ -14,10 +13,12 @@
 #include "bundle.h"
 #include "bundles.h"
 #include "engine.h"
+#include "fuzz.h"
 
 namespace {
 
-constexpr size_t kHead = 4;
+using pstmo_edge::testing::kFuzzHead;
+
 constexpr int64_t kLargestNetwork = 64 * 1024;  // larger ones are refused here for speed alone, not for safety
 
 bool is_small(const pstmo_edge::Manifest& manifest) {
@@ -40,13 +41,12 @@ void run_engine(const pstmo_edge::Manifest& manifest, const pstmo_edge::TensorTa
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  if (size < kHead) return 0;
-  const size_t length = size_t{data[1]} | size_t{data[2]} << 8 | size_t{data[3]} << 16;
-  const size_t manifest_size = length < size - kHead ? length : size - kHead;
-  std::string text(reinterpret_cast<const char*>(data) + kHead, manifest_size);
+  if (size < kFuzzHead) return 0;
+  const size_t manifest_size = pstmo_edge::testing::fuzz_text_size(data, size);
+  std::string text(reinterpret_cast<const char*>(data) + kFuzzHead, manifest_size);
   if ((data[0] & 1) != 0) text = pstmo_edge::testing::sealed(text);
   // A copy of exactly this size, so that a sanitizer sees one byte too many.
-  const std::vector<uint8_t> weights(data + kHead + manifest_size, data + size);
+  const std::vector<uint8_t> weights(data + kFuzzHead + manifest_size, data + size);
   const auto manifest = pstmo_edge::parse_manifest(text);
   const auto tensors = pstmo_edge::TensorTable::parse(weights.data(), weights.size());
   if (tensors.ok()) {
@@ -62,9 +62,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   return 0;
 }
 
-std::string pstmo_edge::testing::fuzz_seed(const BundleSpec& spec) {
-  const std::string weights = weights_of(spec), manifest = sealed(manifest_of(spec, weights));
-  std::string seed = "\1";
-  for (int shift = 0; shift < 24; shift += 8) seed += static_cast<char>(manifest.size() >> shift & 255);
-  return seed + manifest + weights;
+std::vector<std::string> pstmo_edge::testing::fuzz_seeds() {
+  std::vector<std::string> seeds;
+  for (const int format : {0, 1, 2}) {
+    BundleSpec spec;
+    spec.int8 = format > 0, spec.words = format > 1;
+    const std::string weights = weights_of(spec);
+    seeds.push_back(fuzz_input(sealed(manifest_of(spec, weights)), weights));
+  }
+  return seeds;
 }

@@ -1,12 +1,12 @@
-// fuzz_bundle MUTANTS [SEED]: good bundles, changed in ways that break readers, deterministically. Run it under ASan
-// and UBSan: what is wrong ends the program.
+// fuzz_bundle or fuzz_plan MUTANTS [SEED]: good inputs, changed in ways that break readers, deterministically. Run it
+// under ASan and UBSan: what is wrong ends the program.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
 #include <vector>
 
-#include "fuzz_bundle.h"
+#include "fuzz.h"
 
 namespace {
 
@@ -67,17 +67,17 @@ const char* const kWords[] = {"0",
                               "int8",
                               "I16"};
 
-// A place inside the text parts (both JSON headers), where changes matter most; else anywhere.
+// A place inside the text parts (the JSON text and the file's header), where changes matter most; else anywhere.
 size_t place(const std::string& input, Random& random) {
-  const size_t manifest = static_cast<unsigned char>(input[1]) + 256u * static_cast<unsigned char>(input[2]);
-  const size_t header = 4 + manifest;
+  const size_t text = static_cast<unsigned char>(input[1]) + 256u * static_cast<unsigned char>(input[2]);
+  const size_t header = 4 + text;
   switch (random.below(8)) {
     case 0:
       return random.below(input.size());
     case 1:
     case 2:
     case 3:
-      return 4 + random.below(manifest);
+      return 4 + random.below(text);
     default:
       return header + random.below(8 + 4096);
   }
@@ -131,12 +131,9 @@ void mutate(std::string& input, Random& random) {
 int main(int argc, char** argv) {
   const unsigned long long mutants = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 10000;
   Random random(argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1);
-  std::vector<std::string> seeds;
-  for (const int format : {0, 1, 2}) {
-    pstmo_edge::testing::BundleSpec spec;
-    spec.int8 = format > 0, spec.words = format > 1;
-    seeds.push_back(pstmo_edge::testing::fuzz_seed(spec));
-    LLVMFuzzerTestOneInput(reinterpret_cast<const uint8_t*>(seeds.back().data()), seeds.back().size());
+  const std::vector<std::string> seeds = pstmo_edge::testing::fuzz_seeds();
+  for (const std::string& seed : seeds) {
+    LLVMFuzzerTestOneInput(reinterpret_cast<const uint8_t*>(seed.data()), seed.size());
   }
   for (unsigned long long i = 0; i < mutants; ++i) {
     std::string input = seeds[random.below(seeds.size())];

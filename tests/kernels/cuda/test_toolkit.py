@@ -80,6 +80,15 @@ template <typename A, typename B> constexpr bool alike() {
 PSTMO_EDGE_CUDA_FUNCTIONS(CHECK)
 static_assert(kOutOfMemory == CUDA_ERROR_OUT_OF_MEMORY && kInvalidImage == CUDA_ERROR_INVALID_IMAGE);
 static_assert(kNoBinaryForGpu == CUDA_ERROR_NO_BINARY_FOR_GPU && kSuccess == CUDA_SUCCESS);
+static_assert(kNotInitialized == CUDA_ERROR_NOT_INITIALIZED && kNotFound == CUDA_ERROR_NOT_FOUND);
+constexpr int kLaunches[] = {CUDA_ERROR_ILLEGAL_ADDRESS, CUDA_ERROR_LAUNCH_TIMEOUT, CUDA_ERROR_HARDWARE_STACK_ERROR,
+  CUDA_ERROR_ILLEGAL_INSTRUCTION, CUDA_ERROR_MISALIGNED_ADDRESS, CUDA_ERROR_INVALID_ADDRESS_SPACE,
+  CUDA_ERROR_INVALID_PC, CUDA_ERROR_LAUNCH_FAILED};
+constexpr bool all_are_final() {
+  for (int i = 0; i < 8; ++i) if (kFinal[i + 1] != kLaunches[i]) return false;
+  return true;
+}
+static_assert(all_are_final());
 static_assert(kMajor == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR);
 static_assert(kMinor == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
 static_assert(kMultiprocessors == CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
