@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pstmo_edge.errors import BackendError, BundleError, DataError, PstmoEdgeError, UsageError
+from pstmo_edge.filling import JOINTS
 from pstmo_edge.kernels import native
-from pstmo_edge.streaming import JOINTS, Counters, PoseResult, StreamSettings, as_frame, next_time
+from pstmo_edge.streaming import Counters, PoseResult, StreamSettings, as_frame, next_time
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +57,7 @@ _StreamOptions = _struct(
 _Pose = _struct(
     "_Pose",
     {"flags": c_uint32, "missing": c_uint32, "filled_frames": c_uint32, "frame": c_uint64}
-    | {"timestamp": c_double, "lookahead_ms": c_double, "joints": c_float * (JOINTS * 3)},
+    | {"timestamp": c_double, "lookahead_ms": c_double, "joints": c_float * (JOINTS * 3), "regained": c_uint32},
 )
 _COUNTED = ("received", "delivered", "dropped", "rejected", "dropped_unread", "dropped_by_rate", "dropped_empty")
 _Counters = _struct(
@@ -267,5 +268,6 @@ def _result(pose: Any) -> PoseResult:
         stale=bool(pose.flags & _STALE),
         gap=bool(pose.flags & _GAP),
         missing=(pose.missing >> np.arange(JOINTS) & 1).astype(bool),
+        regained=(pose.regained >> np.arange(JOINTS) & 1).astype(bool),
         filled_frames=pose.filled_frames,
     )

@@ -8,10 +8,12 @@ from native_build import native_bundle
 
 import pstmo_edge as pe
 from pstmo_edge.cameras import normalise_screen
+from pstmo_edge.clock import Clock
 from pstmo_edge.errors import DataError, UsageError
 from pstmo_edge.kernels import native
 from pstmo_edge.kernels.abi import NativeEngine, NativeStream
-from pstmo_edge.streaming import Clock, ReferenceStream, StreamSettings
+from pstmo_edge.reference_stream import ReferenceStream
+from pstmo_edge.streaming import StreamSettings
 from pstmo_edge.windows import WindowSpec, window_indices
 
 SIZE = (1920, 1080)
@@ -69,11 +71,14 @@ def test_the_native_stream_is_the_library_s(native_engine):
 
 def hostile(rng, fps: float, length: int):
     """Frames as cameras and detectors bring them on a bad day: (17, 3) pixels and a timestamp each."""
-    time = 0.0
+    time, hidden = 0.0, np.zeros(17, bool)
+    often, seldom = rng.choice([0.01, 0.1, 0.4]), rng.choice([0.1, 0.4])
     for pixels in motion(length, int(rng.integers(2**31))):
         luck = rng.random()
         time += (1 + rng.normal(0, 0.05)) / fps + (rng.exponential(0.3) if luck < 0.03 else 0)
         frame = np.concatenate([pixels, rng.uniform(0.25, 1, (17, 1))], axis=1)
+        hidden = rng.random(17) < np.where(hidden, 1 - seldom, often)
+        frame[hidden, 2] = 0
         if rng.random() < 0.1:
             frame[:, 2] = 0
         if rng.random() < 0.05:
@@ -115,22 +120,52 @@ def assert_same(one, other):
         assert np.isfinite(one.pose).all()
 
 
-def test_missing_joints_are_held_flagged_and_forgotten(engine):
-    pixels, times = motion(40), np.arange(40) / 50
-    held = pixels.copy()
-    others = np.arange(17) != 5
-    steps = np.diff(pixels[:, others].mean(1), axis=0)
-    held[10:13, 5] = held[9, 5] + steps[9:12].cumsum(0)  # it moves with the body
+def lost(pixels: np.ndarray, joint: int, first: int, end: int) -> np.ndarray:
     broken = pixels.copy()
-    broken[10:13, 5] = np.nan
-    clean = collect(engine.stream(SIZE, 50), held, times)
-    results = collect(engine.stream(SIZE, 50), broken, times)
-    for i, (result, reference) in enumerate(zip(results, clean, strict=True)):
+    broken[first:end, joint] = np.nan
+    return broken
+
+
+@pytest.mark.parametrize("lookahead", [0, 2, 4])
+def test_missing_joints_are_held_interpolated_and_flagged(engine, lookahead):
+    """Held until they are seen again; the poses that know of that, and all later ones, have them interpolated."""
+    pixels, times = motion(40), np.arange(40) / 50
+    body = np.zeros((40, 2))  # how far it has moved
+    body[1:] = np.diff(np.delete(pixels, 5, axis=1).mean(1), axis=0).cumsum(0)
+    held, passed = pixels.copy(), pixels.copy()
+    held[10:13, 5] = pixels[9, 5] + body[10:13] - body[9]
+    share = np.arange(1, 4)[:, None] / 4
+    off = pixels[13, 5] - (pixels[9, 5] + body[13] - body[9])
+    passed[10:13, 5] = held[10:13, 5] + share * off
+    before, after = (collect(engine.stream(SIZE, 50, lookahead), each, times) for each in (held, passed))
+    results = collect(engine.stream(SIZE, 50, lookahead), lost(pixels, 5, 10, 13), times)
+    for i, result in enumerate(results):
+        known = i + lookahead >= 13
+        reference = (after if known else before)[i]
         np.testing.assert_allclose(result.pose, reference.pose, atol=2e-5)  # pixels are rounded once more here
-        assert result.degraded == (10 <= i < 17)
+        assert result.degraded == (10 - lookahead <= i < 17)
         assert list(np.flatnonzero(result.missing)) == ([5] if 10 <= i < 13 else [])
+        assert list(np.flatnonzero(result.regained)) == ([5] if 10 <= i < 13 and known else [])
         assert not result.stale
         assert not result.gap
+
+
+def test_a_pose_knows_the_frames_it_waited_for_and_no_later_one(engine):
+    """Whenever it is read: each pose equals, bit for bit, the one of a stream that ended with its newest frame."""
+    length, ahead, times = 40, 3, np.arange(40) / 50
+    pixels = motion(length)
+    missing = np.random.default_rng(3).random((length, 17)) < 0.4
+    missing[5:12, 3] = missing[20:29, 8:] = missing[:6, 1] = True
+    frames = np.concatenate([pixels, ~missing[..., None]], axis=2)
+    at_once = collect(engine.stream(SIZE, 50, ahead), frames, times)
+    late = engine.stream(SIZE, 50, ahead, backlog=length)
+    for frame, time in zip(frames, times, strict=True):
+        late.feed(frame, time)
+    for i, (one, other) in enumerate(zip(at_once, late.finish(), strict=True)):
+        assert_same(one, other)
+        cut = min(i + ahead + 1, length)
+        assert_same(one, collect(engine.stream(SIZE, 50, ahead), frames[:cut], times[:cut])[i])
+    assert sum(result.regained.sum() for result in at_once) > 50
 
 
 def test_held_joints_stay_where_too_few_tell_how_the_body_moves(engine):

@@ -226,9 +226,13 @@ PSTMO_EDGE_API void pstmo_edge_stream_close(pstmo_edge_stream* stream) PSTMO_EDG
  *
  * A joint whose values are not finite, whose confidence is below the limit, or that lies more than 1000 image widths
  * away is missing: it is held where it was last seen and moves with the body (never seen: at the mean of the joints
- * that were), and every pose that used it is flagged. A timestamp that is not finite, repeated or earlier than the last
- * one answers PSTMO_EDGE_STATUS_TIMESTAMP_REJECTED and the frame is counted as rejected; one earlier by more than
- * max_gap is a clock that was set, and starts anew like any other gap. Frames between two moments of the model's clock
+ * that were). Once it is seen again, poses that wait for that frame, and all later ones, have it interpolated between
+ * the two sightings instead; poses already due stay as they are, whenever they are read. Every pose that used a missing
+ * joint is flagged, interpolated or not.
+ *
+ * A timestamp that is not finite, repeated or earlier than the last one answers PSTMO_EDGE_STATUS_TIMESTAMP_REJECTED
+ * and the frame is counted as rejected; one earlier by more than max_gap is a clock that was set, and starts anew like
+ * any other gap. Frames between two moments of the model's clock
  * are interpolated; see docs/c-api.md for the clock. */
 PSTMO_EDGE_API pstmo_edge_status pstmo_edge_stream_push(pstmo_edge_stream* stream, const float* keypoints,
                                                         size_t keypoint_count, double timestamp) PSTMO_EDGE_NOEXCEPT;
@@ -252,12 +256,10 @@ typedef struct pstmo_edge_pose {
   double timestamp;                   /* seconds: the time of the pose */
   double lookahead_ms;                /* how much later the newest frame that it used was */
   float joints[PSTMO_EDGE_JOINTS][3]; /* metres, camera frame, relative to the root joint */
+  uint32_t regained;                  /* those of `missing` that were seen again in time: interpolated */
 } pstmo_edge_pose;
 
-#define PSTMO_EDGE_POSE_INIT                                          \
-  {                                                                   \
-    (uint32_t)sizeof(pstmo_edge_pose), 0, 0, 0, 0, 0.0, 0.0, {{0.0f}} \
-  }
+#define PSTMO_EDGE_POSE_INIT {(uint32_t)sizeof(pstmo_edge_pose), 0, 0, 0, 0, 0.0, 0.0, {{0.0f}}, 0}
 
 /* Compute and take the oldest pose that is ready; PSTMO_EDGE_STATUS_NO_RESULT where none is. One push makes at most one
  * pose ready, but a gap and finish make many: read until NO_RESULT. */

@@ -4,7 +4,7 @@
 namespace pstmo_edge {
 
 // The model's clock: the moments, one period apart, at which its window wants keypoints, whatever times frames come at.
-// pstmo_edge/streaming.py holds the same arithmetic in the same order; results are equal bit for bit.
+// pstmo_edge/clock.py holds the same arithmetic in the same order; results are equal bit for bit.
 class Clock {
  public:
   // A slot of the window is t_downsample / frame_rate seconds long. Where the camera is faster, a slot is cut into as

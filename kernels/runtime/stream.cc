@@ -2,15 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 namespace pstmo_edge {
 namespace {
 
 constexpr double kLongestTime = 1e10;  // seconds; beyond it a double no longer tells microseconds apart
 constexpr double kLateFrames = 1.5;    // frames without one: what lies between was not measured
-constexpr float kFarthest = 1000.0f;   // image widths from the picture; far below what could overflow in the network
-constexpr int kBody = 4;               // joints that tell how a body moves
 constexpr size_t kLine = 64 / sizeof(float);
 
 int64_t longest_hole(double max_gap, double period) { return static_cast<int64_t>(std::ceil(max_gap / period)) + 1; }
@@ -23,62 +20,6 @@ bool is_finite(const pstmo_edge_pose& pose) {
 }
 
 }  // namespace
-
-Holder::Holder(int image_width, int image_height, float min_confidence)
-    : width_(static_cast<float>(image_width)),
-      shift_(static_cast<float>(static_cast<double>(image_height) / image_width)),
-      min_confidence_(min_confidence) {}
-
-uint32_t Holder::fill(const float* keypoints, Frame& frame) {
-  Frame points;
-  uint32_t measured = 0;
-  for (uint32_t j = 0; j < PSTMO_EDGE_JOINTS; ++j) {
-    const float x = keypoints[3 * j] / width_ * 2.0f - 1.0f, y = keypoints[3 * j + 1] / width_ * 2.0f - shift_;
-    const float confidence = keypoints[3 * j + 2];
-    const bool trusted = confidence >= min_confidence_ && confidence <= std::numeric_limits<float>::max();
-    points[2 * j] = x, points[2 * j + 1] = y;
-    if (trusted && std::fabs(x) <= kFarthest && std::fabs(y) <= kFarthest) measured |= 1u << j;  // false for NaN
-  }
-  if (measured != kAll) move_with_body(points, measured & measured_);
-  for (uint32_t j = 0; j < PSTMO_EDGE_JOINTS; ++j) {
-    if ((measured >> j & 1) != 0) last_[2 * j] = points[2 * j], last_[2 * j + 1] = points[2 * j + 1];
-  }
-  seen_ |= measured;
-  measured_ = measured;
-  if (measured != 0 && seen_ != kAll) place_unseen(measured);
-  frame = last_;
-  return ~measured & kAll;
-}
-
-// Held joints move as the joints do, on the mean, that were measured in this frame and the last.
-void Holder::move_with_body(const Frame& points, uint32_t both) {
-  double sum_x = 0, sum_y = 0;
-  int count = 0;
-  for (uint32_t j = 0; j < PSTMO_EDGE_JOINTS; ++j) {
-    if ((both >> j & 1) == 0) continue;
-    sum_x += static_cast<double>(points[2 * j]) - last_[2 * j];
-    sum_y += static_cast<double>(points[2 * j + 1]) - last_[2 * j + 1];
-    ++count;
-  }
-  if (count < kBody) return;
-  const float shift_x = static_cast<float>(sum_x / count), shift_y = static_cast<float>(sum_y / count);
-  for (uint32_t j = 0; j < PSTMO_EDGE_JOINTS; ++j) last_[2 * j] += shift_x, last_[2 * j + 1] += shift_y;
-}
-
-// Joints that were never seen are put at the mean of those measured now.
-void Holder::place_unseen(uint32_t measured) {
-  double sum_x = 0, sum_y = 0;
-  int count = 0;
-  for (uint32_t j = 0; j < PSTMO_EDGE_JOINTS; ++j) {
-    if ((measured >> j & 1) == 0) continue;
-    sum_x += last_[2 * j], sum_y += last_[2 * j + 1];
-    ++count;
-  }
-  for (uint32_t j = 0; j < PSTMO_EDGE_JOINTS; ++j) {
-    if ((seen_ >> j & 1) != 0) continue;
-    last_[2 * j] = static_cast<float>(sum_x / count), last_[2 * j + 1] = static_cast<float>(sum_y / count);
-  }
-}
 
 Stream::Stream(Lifter& lifter, const Manifest& manifest, const StreamSettings& settings)
     : lifter_(lifter),
@@ -114,21 +55,22 @@ pstmo_edge_status Stream::push(const float* keypoints, double time) {
   any_time_ = true;
   last_time_ = time;
 
-  Frame frame;
+  Moment here;
+  here.time = time;
   if (!running_) holder_.forget();
-  const uint32_t missing = holder_.fill(keypoints, frame);
-  if (missing != Holder::kAll) last_seen_ = time;
-  int made = 0;
+  here.missing = holder_.fill(keypoints, time, here.frame, here.returned);
+  here.filled = here.missing != 0;
+  if (here.missing != kAllJoints) last_seen_ = time;
+  int made = 1;
   if (running_) {
-    made = advance(time, frame, missing);
-  } else if (missing != Holder::kAll) {
-    start(time, frame, missing);
-    made = 1;
+    made = advance(here);
+  } else if (here.missing != kAllJoints) {
+    start(here);
   } else {
     ++counters_.dropped_empty;
     return PSTMO_EDGE_STATUS_OK;
   }
-  previous_ = frame, previous_missing_ = missing, previous_time_ = time;
+  previous_ = here;
   if (made > 0) {
     want(frame_number);
   } else {
@@ -137,46 +79,77 @@ pstmo_edge_status Stream::push(const float* keypoints, double time) {
   return PSTMO_EDGE_STATUS_OK;
 }
 
-void Stream::start(double time, const Frame& frame, uint32_t missing) {
+void Stream::start(const Moment& here) {
   running_ = true;
   first_ = newest_ + 1;
-  clock_.start(time);
-  store(frame, {time, missing, missing != 0});
+  returned_.joints = 0;
+  clock_.start(here.time);
+  store(here);
 }
 
 // Store the moments up to a frame, interpolated between the frame before and this one; returns how many they are.
-int Stream::advance(double time, const Frame& frame, uint32_t missing) {
-  const bool late = time - previous_time_ > late_after_;
+int Stream::advance(const Moment& here) {
+  Moment& before = previous_;
+  const bool late = here.time - before.time > late_after_;
+  before.correct(here.returned);
+  returned_.add(here.returned);
   int made = 0;
-  for (; clock_.reaches(time); ++made) {
-    const double moment = clock_.moment();
-    if (clock_.is_at(time)) {
-      store(frame, {time, missing, missing != 0});
-      clock_.pass_frame(time);
+  for (; clock_.reaches(here.time); ++made) {
+    if (clock_.is_at(here.time)) {
+      store(here);
+      clock_.pass_frame(here.time);
       continue;
     }
-    const double share = (moment - previous_time_) / (time - previous_time_);
-    Frame between;
-    for (size_t i = 0; i < between.size(); ++i) {
-      const double from = previous_[i], to = frame[i];
-      between[i] = static_cast<float>(from + share * (to - from));
+    Moment between;
+    between.time = clock_.moment();
+    const double share = (between.time - before.time) / (here.time - before.time);
+    for (size_t i = 0; i < between.frame.size(); ++i) {
+      const double from = before.frame[i], to = here.frame[i];
+      between.frame[i] = static_cast<float>(from + share * (to - from));
     }
-    const uint32_t either = previous_missing_ | missing;
-    store(between, {moment, either, either != 0 || late});
+    between.missing = before.missing | here.missing;
+    between.regained = before.regained;
+    between.filled = between.missing != 0 || late;
+    store(between);
     clock_.pass();
   }
   return made;
 }
 
-void Stream::store(const Frame& frame, const Moment& moment) {
+void Stream::store(const Moment& made) {
   ++newest_;
   // A pose that was not read in time: its window is about to be overwritten.
   while (count_ > 0 && pending(0).moment < newest_ - ahead_ - slack_) {
     ++counters_.dropped_unread;
     ++oldest_, --count_;
   }
-  moments_[static_cast<size_t>(newest_ % capacity_)] = moment;
-  lifter_.encode_frame(frame.data(), token(newest_));
+  moment(newest_) = made;
+  moment(newest_).returned = returned_;
+  returned_.joints = 0;
+}
+
+void Stream::Moment::correct(const Returned& told) {
+  const uint32_t corrected = told.correct(time, frame);
+  regained |= corrected;
+  if (corrected != 0) encoded = false;
+}
+
+// Interpolate what the moments up to `last` tell of earlier ones of the same sequence, from `first` on.
+void Stream::tell(int64_t first, int64_t last) {
+  const int64_t oldest = std::max(first, newest_ - capacity_ + 1);
+  for (int64_t teller = std::max(told_, oldest) + 1; teller <= last; ++teller) {
+    const Returned& returned = moment(teller).returned;
+    const double earliest = returned.earliest();
+    for (int64_t i = teller - 1; i >= oldest && moment(i).time > earliest; --i) moment(i).correct(returned);
+  }
+  told_ = std::max(told_, last);
+}
+
+// The token of a moment.
+const float* Stream::encoded(int64_t i) {
+  if (!moment(i).encoded) lifter_.encode_frame(moment(i).frame.data(), token(i));
+  moment(i).encoded = true;
+  return token(i);
 }
 
 // The newest moment's pose is wanted for this push.
@@ -206,10 +179,11 @@ void Stream::describe(const Target& target, pstmo_edge_pose& pose) const {
   const bool cut_behind = target.gap_behind && target.moment + ahead_ > target.last;
   pose.flags = 0;
   if (pose.filled_frames > 0) pose.flags |= PSTMO_EDGE_POSE_DEGRADED;
-  if (own.missing == Holder::kAll) pose.flags |= PSTMO_EDGE_POSE_STALE;
+  if (own.missing == kAllJoints) pose.flags |= PSTMO_EDGE_POSE_STALE;
   if (cut_before || cut_behind) pose.flags |= PSTMO_EDGE_POSE_GAP;
   if (pose.flags == 0) pose.flags = PSTMO_EDGE_POSE_VALID;
   pose.missing = own.missing;
+  pose.regained = own.regained;
   pose.frame = target.frame;
   pose.timestamp = own.time;
   pose.lookahead_ms = (moment(last).time - own.time) * 1000.0;
@@ -219,11 +193,12 @@ pstmo_edge_status Stream::prepare(const float** window, pstmo_edge_pose& pose) {
   if (count_ == 0 || !is_ready(pending(0))) return PSTMO_EDGE_STATUS_NO_RESULT;
   const Target target = pending(0);
   const int64_t last = std::min(target.moment + ahead_, target.last);
+  tell(target.first, last);
   pose.filled_frames = 0;
   for (int slot = 0; slot < frames_; ++slot) {
     const int64_t wanted = target.moment - behind_ + int64_t{slot} * clock_.steps();
     const int64_t held = std::min(std::max(wanted, target.first), last);
-    window[slot] = token(held);
+    window[slot] = encoded(held);
     pose.filled_frames += moment(held).filled;
   }
   describe(target, pose);

@@ -1,12 +1,12 @@
 #ifndef PSTMO_EDGE_RUNTIME_STREAM_H_
 #define PSTMO_EDGE_RUNTIME_STREAM_H_
 
-#include <array>
 #include <cstdint>
 #include <vector>
 
 #include "clock.h"
 #include "files.h"
+#include "filling.h"
 #include "lifter.h"
 #include "manifest.h"
 #include "pstmo_edge.h"
@@ -24,29 +24,10 @@ struct StreamSettings {
   int backlog = 8;
 };
 
-using Frame = std::array<float, PSTMO_EDGE_JOINTS * 2>;
-
-// Pixels of one frame to screen coordinates, with missing joints held on the body where they were last seen.
-class Holder {
- public:
-  Holder(int image_width, int image_height, float min_confidence);
-  void forget() { seen_ = measured_ = 0, last_ = {}; }
-  // Fill `frame` from x, y and confidence of 17 joints; returns the mask of missing joints.
-  uint32_t fill(const float* keypoints, Frame& frame);
-  static constexpr uint32_t kAll = (1u << PSTMO_EDGE_JOINTS) - 1;
-
- private:
-  void move_with_body(const Frame& points, uint32_t both);
-  void place_unseen(uint32_t measured);
-
-  float width_, shift_, min_confidence_;
-  uint32_t seen_ = 0;      // joints measured since the sequence began
-  uint32_t measured_ = 0;  // joints measured in the frame before
-  Frame last_ = {};
-};
-
 // One person's sliding window. What the lifter makes of every moment is kept in a ring, so that a frame is encoded
-// once; poses are computed when they are read. All memory is taken by the constructor. Not thread-safe.
+// once, and again where a joint that was missing in it is seen again; all is computed when poses are read. A window is
+// filled from the frames up to its newest, whenever it is read. All memory is taken by the constructor. Not
+// thread-safe. pstmo_edge/reference_stream.py is its twin.
 class Stream {
  public:
   Stream(Lifter& lifter, const Manifest& manifest, const StreamSettings& settings);
@@ -70,8 +51,14 @@ class Stream {
   // What is known of a moment besides its token.
   struct Moment {
     double time = 0;
+    Frame frame = {};
     uint32_t missing = 0;
-    bool filled = false;  // a joint or the whole frame was
+    uint32_t regained = 0;  // those of the missing that were seen again since
+    bool filled = false;    // a joint or the whole frame was
+    bool encoded = false;   // its token is that of the frame
+    Returned returned;      // what the frames since the moment before tell of earlier ones
+
+    void correct(const Returned& told);
   };
 
   // A moment whose pose is wanted, by the push that owns it, and the bounds of its sequence.
@@ -83,15 +70,18 @@ class Stream {
   };
 
   bool rejects(double time) const;
-  void start(double time, const Frame& frame, uint32_t missing);
-  int advance(double time, const Frame& frame, uint32_t missing);
-  void store(const Frame& frame, const Moment& moment);
+  void start(const Moment& here);
+  int advance(const Moment& here);
+  void store(const Moment& moment);
   void want(uint64_t frame);
   void cut(bool gap);
   bool is_ready(const Target& target) const;
   void describe(const Target& target, pstmo_edge_pose& pose) const;
+  void tell(int64_t first, int64_t last);
+  const float* encoded(int64_t moment);
   float* token(int64_t moment) { return ring_floats_ + static_cast<size_t>(moment % capacity_) * token_floats_; }
   Target& pending(int64_t i) { return targets_[static_cast<size_t>((oldest_ + i) % capacity_)]; }
+  Moment& moment(int64_t i) { return moments_[static_cast<size_t>(i % capacity_)]; }
   const Moment& moment(int64_t i) const { return moments_[static_cast<size_t>(i % capacity_)]; }
 
   Lifter& lifter_;
@@ -117,11 +107,11 @@ class Stream {
   int64_t first_ = 0;               // its first moment
   bool gap_before_ = false;         // a gap ended the sequence before it
   bool any_time_ = false;
-  double last_time_ = 0;      // of the last frame that was not rejected
-  double last_seen_ = 0;      // of the last frame with a measured joint
-  double previous_time_ = 0;  // of the frame before, with what was made of it
-  Frame previous_ = {};
-  uint32_t previous_missing_ = 0;
+  double last_time_ = 0;  // of the last frame that was not rejected
+  double last_seen_ = 0;  // of the last frame with a measured joint
+  Moment previous_;       // the frame before
+  Returned returned_;     // told since the newest moment
+  int64_t told_ = -1;     // the moment up to which the returned have corrected the earlier ones
   pstmo_edge_stream_counters counters_ = {};
 };
 

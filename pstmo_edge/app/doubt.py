@@ -25,8 +25,9 @@ import numpy as np
 from pstmo_edge.app.doubt_signs import MIRROR_SIGNS, NEAR, SIGNS, Motion, Seen, Signs, disagreement
 from pstmo_edge.arrays import FloatArray
 from pstmo_edge.errors import DataError
+from pstmo_edge.filling import Holder
 from pstmo_edge.skeletons import get_skeleton
-from pstmo_edge.streaming import Holder, PoseResult, StreamSettings, as_frame
+from pstmo_edge.streaming import PoseResult, StreamSettings, as_frame
 
 if TYPE_CHECKING:
     from pstmo_edge.engine import Engine
@@ -139,7 +140,7 @@ class DoubtTracker:
             raise DataError(f"the doubt model is of {model.keypoint_skeleton} and the engine of other joints")
         self._joints = get_skeleton(model.keypoint_skeleton).num_joints
         self._signs = Signs(manifest.input, get_skeleton(model.pose_skeleton), model.keypoint_skeleton, model.motion)
-        self._holder = Holder(settings, 2)
+        self._holder = Holder(settings.image_size, settings.min_confidence, 2)
         self._recent: deque[Seen] = deque()
         self._start = 0.0
         self._measured_at = np.full(self._joints, -np.inf)
@@ -168,7 +169,7 @@ class DoubtTracker:
             self._recent.clear()
             self._holder.forget()
             self._measured_at[:] = -np.inf
-        points, missing = self._holder.fill(frame)
+        points, missing, _ = self._holder.fill(frame, time)
         self._measured_at[~missing] = time
         confidence = np.where(missing, 1.0, np.clip(frame[:, 2], 0.0, 1.0))  # of a missing joint nothing is said
         held = np.minimum(time - self._measured_at, 1.0)

@@ -18,8 +18,9 @@ import numpy as np
 from pstmo_edge.app.tracking import Tracker, TrackerSettings, shares_apart
 from pstmo_edge.app.types import Detections, Frame, PersonPose
 from pstmo_edge.arrays import FloatArray
+from pstmo_edge.filling import JOINTS
 from pstmo_edge.mappings import Mapping, mapping
-from pstmo_edge.streaming import JOINTS, Counters, PoseResult, Stream, StreamSettings, open_stream, read_ready
+from pstmo_edge.streaming import Counters, PoseResult, Stream, StreamSettings, open_stream, read_ready
 
 if TYPE_CHECKING:
     from pstmo_edge.engine import Engine

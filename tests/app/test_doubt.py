@@ -15,8 +15,9 @@ from pstmo_edge.datasets import cmu_mocap
 from pstmo_edge.errors import DataError
 from pstmo_edge.manifest import InputSpec
 from pstmo_edge.models.zoo import bundled_weights, load_model
+from pstmo_edge.reference_stream import ReferenceStream
 from pstmo_edge.skeletons import COCO, HUMAN36M
-from pstmo_edge.streaming import ReferenceStream, StreamSettings
+from pstmo_edge.streaming import StreamSettings
 
 SIZE = (1000, 1002)
 

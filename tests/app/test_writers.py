@@ -17,7 +17,7 @@ def pose(frame, person=0, bare=False, **flags):
     missing = np.arange(17) == 3
     told = {"degraded": False, "stale": False, "gap": False} | flags
     values = rng.normal(size=(17, 3)).astype(np.float32)
-    result = PoseResult(values, frame / 30, frame, 520.0, missing=missing, filled_frames=1, **told)
+    result = PoseResult(values, frame / 30, frame, 520.0, missing=missing, regained=missing, filled_frames=1, **told)
     if bare:
         return PersonPose(person, result, None, values)
     return PersonPose(person, result, np.ones((17, 3)), values, np.arange(17.0), True, np.array([0.1, 0.2, 4.0]))

@@ -1,5 +1,5 @@
-// The sliding window: equal to batches bit for bit, and every result flagged. pstmo_edge/streaming.py is its twin, and
-// tests/test_streaming.py holds the two equal on random input.
+// The sliding window: equal to batches bit for bit, and every result flagged. pstmo_edge/reference_stream.py is its
+// twin, and tests/test_streaming.py holds the two equal on random input.
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -142,41 +142,100 @@ void a_stream_equals_batches(const BundleSpec& spec, double fps, uint32_t thread
   }
 }
 
-void missing_joints_are_held_and_flagged() {
-  Opened opened{BundleSpec{}};
-  pstmo_edge_stream* stream = opened.stream(0);
-  std::vector<Frame> given, held;
-  for (int i = 0; i < 40; ++i) {
-    Frame frame = frame_at(i);
-    held.push_back(frame);
-    if (i >= 10 && i < 13) {
-      const float bad[] = {NAN, INFINITY, 1e30f};
-      frame[3 * 5 + 1] = bad[i - 10];            // a value that is none
-      frame[3 * 7 + 2] = i == 11 ? NAN : 0.29f;  // too little confidence
-      for (size_t k = 0; k < 2; ++k) {           // they move as the other joints do
-        double moved = 0;
-        for (size_t j = 0; j < kJoints; ++j) {
-          if (j != 5 && j != 7) moved += held.back()[3 * j + k] - frame_at(i - 1)[3 * j + k];
-        }
-        const size_t before = held.size() - 2;
-        for (const size_t joint : {5u, 7u}) {
-          held.back()[3 * joint + k] = held[before][3 * joint + k] + static_cast<float>(moved / (kJoints - 2));
-        }
-      }
+constexpr int kLostFrom = 10, kLostTo = 13;  // frames without joints 5 and 7
+constexpr size_t kLost[] = {5, 7};
+
+// The same frames as they are pushed; with lost joints held, moving as the others do; and with them interpolated.
+struct LostJoints {
+  std::vector<Frame> given, held, passed;
+
+  LostJoints() {
+    for (int i = 0; i < 40; ++i) {
+      given.push_back(frame_at(i)), held.push_back(given.back()), passed.push_back(given.back());
+      if (i < kLostFrom || i > kLostTo) continue;
+      if (i < kLostTo) lose(i);
+      for (const size_t joint : kLost) move(joint, i);
     }
-    given.push_back(frame);
+    for (const size_t joint : kLost) pass(joint);
   }
+
+ private:
+  void lose(int i) {
+    const float bad[] = {NAN, INFINITY, 1e30f};
+    given.back()[3 * 5 + 1] = bad[i - kLostFrom];     // a value that is none
+    given.back()[3 * 7 + 2] = i == 11 ? NAN : 0.29f;  // too little confidence
+  }
+
+  // In the first frame that has the joint again, held[kLostTo] is where it would have been held.
+  void move(size_t joint, int i) {
+    for (size_t k = 0; k < 2; ++k) {
+      double moved = 0;
+      int others = 0;
+      for (size_t j = 0; j < kJoints; ++j) {
+        if (j == 5 || j == 7) continue;
+        moved += frame_at(i)[3 * j + k] - frame_at(i - 1)[3 * j + k], ++others;
+      }
+      held.back()[3 * joint + k] = held[held.size() - 2][3 * joint + k] + static_cast<float>(moved / others);
+    }
+  }
+
+  void pass(size_t joint) {
+    for (size_t k = 3 * joint; k < 3 * joint + 2; ++k) {
+      const float off = frame_at(kLostTo)[k] - held[kLostTo][k];
+      for (size_t i = kLostFrom; i < kLostTo; ++i) {
+        passed[i][k] = held[i][k] + off * static_cast<float>(i - kLostFrom + 1) / (kLostTo - kLostFrom + 1);
+      }
+      held[kLostTo][k] = frame_at(kLostTo)[k];
+    }
+  }
+};
+
+void missing_joints_are_held_interpolated_and_flagged(int lookahead) {
+  Opened opened{BundleSpec{}};
+  pstmo_edge_stream* stream = opened.stream(lookahead);
+  const LostJoints lost;
+  std::vector<pstmo_edge_pose> poses;
   for (int i = 0; i < 40; ++i) {
-    CHECK(push(stream, given[static_cast<size_t>(i)], i / kFps) == PSTMO_EDGE_STATUS_OK);
-    const std::vector<pstmo_edge_pose> poses = drain(stream);
-    CHECK(poses.size() == 1);
-    CHECK(near(poses[0], opened.batch(held, i, 4, 1, 0, i)));
-    const bool hit = i >= 10 && i < 13, touched = i >= 10 && i < 13 + 4;  // four frames lie before the target
-    CHECK(poses[0].missing == (hit ? 1u << 5 | 1u << 7 : 0u));
-    CHECK(poses[0].flags == (touched ? PSTMO_EDGE_POSE_DEGRADED : PSTMO_EDGE_POSE_VALID));
-    CHECK((poses[0].filled_frames > 0) == touched && poses[0].filled_frames <= 9);
+    CHECK(push(stream, lost.given[static_cast<size_t>(i)], i / kFps) == PSTMO_EDGE_STATUS_OK);
+    append(poses, drain(stream));
+  }
+  pstmo_edge_stream_finish(stream);
+  append(poses, drain(stream));
+  CHECK(poses.size() == 40);
+  for (int i = 0; i < static_cast<int>(poses.size()); ++i) {
+    const pstmo_edge_pose& pose = poses[static_cast<size_t>(i)];
+    const int newest = std::min(i + lookahead, 39);
+    CHECK(near(pose, opened.batch(newest < kLostTo ? lost.held : lost.passed, i, 4, 1, 0, newest)));
+    const bool hit = i >= kLostFrom && i < kLostTo;
+    const bool touched = newest >= kLostFrom && i < kLostTo + 4;  // four frames lie before the target
+    CHECK(pose.missing == (hit ? 1u << 5 | 1u << 7 : 0u));
+    CHECK(pose.regained == (newest >= kLostTo ? pose.missing : 0u));
+    CHECK(pose.flags == (touched ? PSTMO_EDGE_POSE_DEGRADED : PSTMO_EDGE_POSE_VALID));
+    CHECK((pose.filled_frames > 0) == touched && pose.filled_frames <= 9);
   }
   pstmo_edge_stream_close(stream);
+}
+
+// What a later frame tells of missing joints changes no pose that did not wait for it, whenever that is read.
+void poses_read_late_know_no_later_frames() {
+  Opened opened{BundleSpec{}};
+  pstmo_edge_stream* streams[] = {opened.stream(2, 64), opened.stream(2, 64)};
+  std::vector<pstmo_edge_pose> at_once, late;
+  for (int i = 0; i < 50; ++i) {
+    Frame frame = frame_at(i);
+    for (int j = 0; j < kJoints; ++j) {
+      if ((i / 3 + 5 * j) % 7 < 3) frame[static_cast<size_t>(3 * j + 2)] = 0;
+    }
+    for (pstmo_edge_stream* stream : streams) CHECK(push(stream, frame, i / kFps) == PSTMO_EDGE_STATUS_OK);
+    append(at_once, drain(streams[0]));
+  }
+  append(late, drain(streams[1]));
+  CHECK(at_once.size() == 48 && late.size() == 48);
+  for (size_t i = 0; i < late.size() && i < at_once.size(); ++i) {
+    CHECK(std::memcmp(late[i].joints, at_once[i].joints, sizeof late[i].joints) == 0);
+    CHECK(late[i].missing == at_once[i].missing && late[i].regained == at_once[i].regained);
+  }
+  for (pstmo_edge_stream* stream : streams) pstmo_edge_stream_close(stream);
 }
 
 void joints_never_seen_are_at_the_mean() {
@@ -327,7 +386,8 @@ int main() {
   published.frames = 27, published.target_index = 13, published.lookahead_frames = 13,
   published.frame_rate = "29.97002997002997";
   a_stream_equals_batches(published, 30000.0 / 1001.0, 1);
-  missing_joints_are_held_and_flagged();
+  for (const int lookahead : {0, 2, 4}) missing_joints_are_held_interpolated_and_flagged(lookahead);
+  poses_read_late_know_no_later_frames();
   joints_never_seen_are_at_the_mean();
   a_person_who_leaves_and_returns();
   a_hole_in_time_and_a_clock_that_was_set();

@@ -19,7 +19,8 @@ def result_of(pose, timestamp, frame, **flags):
     plain = {"degraded": False, "stale": False, "gap": False} | flags
     return PoseResult(
         pose=pose, timestamp=timestamp, frame=frame, lookahead_ms=flags.pop("lookahead_ms", 0.0),
-        missing=np.zeros(17, bool), filled_frames=0, **{k: plain[k] for k in ("degraded", "stale", "gap")},
+        missing=np.zeros(17, bool), regained=np.zeros(17, bool), filled_frames=0,
+        **{k: plain[k] for k in ("degraded", "stale", "gap")},
     )  # fmt: skip
 
 
