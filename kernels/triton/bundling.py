@@ -12,8 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pstmo_edge.bundle import Bundle, open_bundle, write_bundle
-from pstmo_edge.errors import UsageError
+from pstmo_edge.errors import BackendError, UsageError
 from pstmo_edge.kernels.triton.engine import lifter_of_bundle
 from pstmo_edge.kernels.triton.lifter import KernelLifter
 from pstmo_edge.kernels.triton.packing import CHIPS, SingleCompiler, check_chips, kernel_files, plan_file, weights_of
@@ -34,7 +36,8 @@ def add_kernels(
 
     `single` compiles the kernel that lifts one window in one launch (`cuda.single_window.compiled`); None: without.
     Kernels of other chips that it held stay. Raises UsageError (another backend's bundle, an unknown chip, a folder
-    that exists, kernels of an older version beside) and BackendError (a kernel that does not fit).
+    that exists, kernels of an older version beside) and BackendError (a kernel that does not fit, numbers that leave
+    the range of fp16).
     """
     check_chips(chips)
     if out is not None and Path(out).exists():
@@ -43,9 +46,25 @@ def add_kernels(
     lifter = lifter or lifter_of_bundle(bundle)
     held = {entry.path: bundle.read(entry.path) for entry in bundle.manifest.files}
     _check_others(bundle, held, lifter, chips)
+    check_range(lifter, bundle.manifest.input.frames)
     added = kernel_files(lifter, bundle.manifest.input.frames, chips, single, compilers, tell)
     target = bundle.path if out is None else Path(out)
     return write_bundle(target, bundle.manifest.model_copy(update={"files": ()}), held | added, force=out is None)
+
+
+def check_range(lifter: KernelLifter, frames: int) -> None:
+    """Raise BackendError where the lifter's poses are not finite, on keypoints twice as far out as real ones.
+
+    fp16 ends at 65,504; a residual stream of the weights in the box reaches 76.
+    """
+    keypoints = 0.6 * torch.randn(4, frames, 17, 2, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        finite = bool(lifter(keypoints).isfinite().all())
+    if not finite:
+        raise BackendError(
+            f"this model's numbers leave the range of {str(lifter.dtype).removeprefix('torch.')}, in which a GPU "
+            "computes it, and its poses would not be finite: lift it on a CPU, or train it with weight decay"
+        )
 
 
 def _check_others(bundle: Bundle, held: dict[str, bytes], lifter: KernelLifter, chips: Sequence[str]) -> None:

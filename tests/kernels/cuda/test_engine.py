@@ -460,6 +460,15 @@ def test_a_gpu_that_fails_while_lifting(tiny):
 # ---- making them -----------------------------------------------------------------------------------------------------
 
 
+def test_a_model_that_leaves_the_range_of_fp16_is_refused():
+    """Weights of the last network layer a million times too large: float32 holds what comes out, fp16 does not."""
+    arrays = _arrays(native_bundle("small"))
+    arrays["Transformer.model.layers.2.feed_forward.w_2.weight"] *= 1e6
+    bundling.check_range(lifter_of_tensors("p-stmo-s", FRAMES, arrays, torch.float32), FRAMES)
+    with pytest.raises(BackendError, match="numbers leave the range of float16, in which a GPU computes it, and its"):
+        bundling.check_range(lifter_of_tensors("p-stmo-s", FRAMES, arrays), FRAMES)
+
+
 def test_chips_are_added_one_by_one(tmp_path, monkeypatch):
     monkeypatch.setattr(tuning, "choice", standin.choice)
     lifter = _tiny(_arrays(native_bundle("tiny")))
