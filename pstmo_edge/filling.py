@@ -1,6 +1,6 @@
-"""Missing joints of a stream: held on the body while nobody sees them, interpolated once they are seen again.
+"""Missing joints: held on the body while nobody sees them, interpolated once they are seen again.
 
-kernels/runtime/filling.cc has the same arithmetic in the same order; results are equal bit for bit.
+kernels/runtime/filling.cc has what streams do in the same arithmetic and order; results are equal bit for bit.
 """
 
 from __future__ import annotations
@@ -99,6 +99,29 @@ class Holder:
             self.last[never] = _mean(points[measured].astype(np.float64)).astype(np.float32)
         values = [self.last, np.where(measured, confidence, np.float32(0))[:, None]]
         return np.concatenate(values, axis=1)[:, : self.channels], ~measured, returned
+
+
+def fill_recording(points: FloatArray, measured: BoolArray) -> FloatArray:
+    """A recording's points (L, J, 2) with the joints filled that were not measured (L, J), as streams fill them.
+
+    Every frame is known, so a joint is interpolated wherever it has a sighting on either side. Beside the body, whose
+    way is the sum of its steps, that is a straight line; before the first and after the last sighting it stands still
+    there. One that is never seen is at the mean of those measured. At least one must be, in some frame.
+    """
+    both = measured[1:] & measured[:-1]
+    count = both.sum(1, keepdims=True)
+    steps = np.where(both[..., None], np.diff(points.astype(np.float64), axis=0), 0.0).sum(1) / np.maximum(count, 1)
+    way = np.concatenate([np.zeros((1, 2)), np.where(count >= BODY, steps, 0.0).cumsum(0)])
+    beside = points - way[:, None]
+    known = measured.any(1)
+    middle = np.where(measured[..., None], beside, 0.0).sum(1) / np.maximum(measured.sum(1), 1)[:, None]
+    frames, filled = np.arange(len(points)), points.copy()
+    for joint in np.flatnonzero(~measured.all(0)):
+        seen = measured[:, joint]
+        at, values = (seen, beside[:, joint]) if seen.any() else (known, middle)
+        line = np.stack([np.interp(frames, frames[at], axis) for axis in values[at].T], axis=-1) + way
+        filled[~seen, joint] = line[~seen]
+    return filled
 
 
 def _mean(points: FloatArray) -> FloatArray:

@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from pstmo_edge._version import __version__
-from pstmo_edge.arrays import FloatArray
+from pstmo_edge.arrays import BoolArray, FloatArray
 from pstmo_edge.datasets import keypoint_file
 from pstmo_edge.datasets.sequences import PoseSequence
 from pstmo_edge.errors import BundleError, DataError, UsageError
 from pstmo_edge.evaluation import predict_all
 from pstmo_edge.files import PART, clear_leftovers, write_atomic
+from pstmo_edge.filling import fill_recording
 from pstmo_edge.windows import WindowSpec
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ SUFFIX = ".npz"
 CHUNK_FRAMES, CHUNK_FILES = 8192, 256  # lifted together, so that short files share their forwards
 BATCH = 256  # windows a forward
 _RATE_TOLERANCE = 0.02  # of the model's rate, as a stream's clock has it
+_MIN_CONFIDENCE = 0.3  # below it a joint is missing, as in a stream
 
 
 @dataclass(frozen=True)
@@ -160,12 +162,12 @@ class Lifter:
     def _load(self, job: Job) -> _Loaded:
         try:
             changed = _changed(job.source)  # before it is read: a change while it is read shows in the next run
-            sequence = keypoint_file.load(job.source, self.given.skeleton)
+            sequence, missing = _filled(job, keypoint_file.load(job.source, self.given.skeleton))
         except OSError as error:
             raise DataError(f"{job.source}: {(error.strerror or 'cannot be read').lower()}") from None
         except MemoryError:
             raise DataError(f"{job.source} does not fit into memory: split the recording") from None
-        return _at_model_rate(job, changed, sequence, self.given, self.engine.spec)
+        return _at_model_rate(job, changed, sequence, missing, self.given, self.engine.spec)
 
     def _lift(self, loaded: Sequence[_Loaded]) -> Iterator[Outcome]:
         for spec in dict.fromkeys(each.spec for each in loaded):
@@ -183,7 +185,7 @@ class Lifter:
         content = io.BytesIO()
         np.savez(
             content, poses=poses, fps=np.array(loaded.fps), skeleton=np.array(output.skeleton),
-            units=np.array(output.units), frame=np.array(output.frame),
+            units=np.array(output.units), frame=np.array(output.frame), missing=loaded.missing,
         )  # fmt: skip
         loaded.job.target.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(loaded.job.target, _dated(content.getvalue(), loaded.changed), sweep=False)
@@ -197,6 +199,7 @@ class _Loaded:
     job: Job
     changed: int
     sequence: PoseSequence
+    missing: BoolArray  # (L, J) joints of its own frames
     spec: WindowSpec
     fps: float
     length: int  # its own frames
@@ -211,7 +214,21 @@ class _Loaded:
         return poses if self.period is None else _sampled(poses, np.arange(self.length) / self.period)
 
 
-def _at_model_rate(job: Job, changed: int, sequence: PoseSequence, given: InputSpec, spec: WindowSpec) -> _Loaded:
+def _filled(job: Job, sequence: PoseSequence) -> tuple[PoseSequence, BoolArray]:
+    """The recording with its missing joints filled, and which they are (L, J); raises DataError where all are."""
+    if sequence.confidence is None:
+        return sequence, np.zeros(sequence.keypoints.shape[:2], bool)
+    measured = sequence.confidence >= _MIN_CONFIDENCE
+    if not measured.any():
+        raise DataError(f"{job.source}: no joint of any frame has a confidence of {_MIN_CONFIDENCE} or more")
+    keypoints = fill_recording(sequence.keypoints, measured)
+    confidence = np.where(measured, sequence.confidence, np.float32(0))
+    return dataclasses.replace(sequence, keypoints=keypoints, confidence=confidence), ~measured
+
+
+def _at_model_rate(
+    job: Job, changed: int, sequence: PoseSequence, missing: BoolArray, given: InputSpec, spec: WindowSpec
+) -> _Loaded:
     """Keypoints as far apart in time as the model was trained with.
 
     A window's slot is t_downsample / frame_rate seconds. Where it is a whole number of the recording's frames (within
@@ -221,14 +238,15 @@ def _at_model_rate(job: Job, changed: int, sequence: PoseSequence, given: InputS
     slot = fps * given.t_downsample / given.frame_rate  # in frames of the recording
     step = round(slot)
     if step >= 1 and abs(slot / step - 1) <= _RATE_TOLERANCE:
-        return _Loaded(job, changed, sequence, dataclasses.replace(spec, t_downsample=step), fps, length, None)
+        spec = dataclasses.replace(spec, t_downsample=step)
+        return _Loaded(job, changed, sequence, missing, spec, fps, length, None)
     period = slot / given.t_downsample
     times = np.arange(int((length - 1) / period + 1e-9) + 1) * period
     confidence = None if sequence.confidence is None else _sampled(sequence.confidence, times)
     moved = dataclasses.replace(
         sequence, keypoints=_sampled(sequence.keypoints, times), confidence=confidence, poses=None
     )
-    return _Loaded(job, changed, moved, spec, fps, length, period)
+    return _Loaded(job, changed, moved, missing, spec, fps, length, period)
 
 
 def _sampled(values: FloatArray, times: FloatArray) -> FloatArray:

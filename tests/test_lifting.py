@@ -106,6 +106,27 @@ def test_another_rate_is_resampled_there_and_back(engine, tmp_path, fps):
     assert len(slow) == int(2 * fps) + 1
 
 
+def test_missing_joints_are_filled_and_told(engine, tmp_path):
+    """What a detector puts where it saw nothing does not reach the poses."""
+    whole = np.load(write_recording(tmp_path / "whole.npz", 20))["keypoints"]
+    missing = np.random.default_rng(0).random((20, 17)) < 0.3
+    keypoints = np.concatenate([whole, ~missing[..., None]], axis=2)
+    found = []
+    for name, garbage in (("corner", 0.0), ("far", 5e5)):
+        keypoints[missing, :2] = garbage
+        write_recording(tmp_path / "in" / f"{name}.npz", 20, keypoints=keypoints)
+    keypoints[..., 2] = 0.2
+    write_recording(tmp_path / "in" / "nobody.npz", 20, keypoints=keypoints)
+    summary = lifted(engine, tmp_path / "in", tmp_path / "out")
+    for name in ("corner", "far"):
+        with np.load(tmp_path / "out" / f"{name}.npz") as written:
+            found.append(written["poses"])
+            np.testing.assert_array_equal(written["missing"], missing)
+    np.testing.assert_array_equal(*found)
+    assert not np.array_equal(found[0], expected(engine, tmp_path / "whole.npz"))
+    assert [("no joint of any frame has a confidence of 0.3" in each.error) for each in summary.failed] == [True]
+
+
 def test_what_cannot_be_lifted_is_told_and_does_not_stop_the_rest(engine, tmp_path):
     source = tmp_path / "in"
     write_recording(source / "good.npz", 5)

@@ -244,7 +244,7 @@ PSTMO_EDGE_API pstmo_edge_status pstmo_edge_stream_finish(pstmo_edge_stream* str
 /* How far a pose can be trusted: VALID alone, or what speaks against it. */
 #define PSTMO_EDGE_POSE_VALID 1u    /* every joint of every frame it used was measured */
 #define PSTMO_EDGE_POSE_DEGRADED 2u /* a joint of a frame it used was missing, or a frame was, and was filled in */
-#define PSTMO_EDGE_POSE_STALE 4u    /* no joint of its own frame was measured: it repeats the past */
+#define PSTMO_EDGE_POSE_STALE 4u    /* no joint of its own frame was measured: all were filled in */
 #define PSTMO_EDGE_POSE_GAP 8u      /* its window was cut short by a gap and padded there */
 
 typedef struct pstmo_edge_pose {
