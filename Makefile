@@ -10,7 +10,7 @@ PYTEST_ARGS ?= -n logical
 
 BIN := $(VENV)/bin
 MAPPED := train calib kernels benchmarks
-CXX_FILES := $(shell find kernels examples tests/native tests/trt -name '*.h' -o -name '*.hpp' -o -name '*.cc' -o -name '*.c' 2>/dev/null)
+CXX_FILES := $(shell find kernels examples tests/native tests/trt -name '*.h' -o -name '*.cu' -o -name '*.hpp' -o -name '*.cc' -o -name '*.c' 2>/dev/null)
 # Python files need no reinstall (the install is editable); what is compiled or declared does.
 INSTALL_INPUTS := pyproject.toml constraints.txt CMakeLists.txt pstmo_edge/_version.py \
                   $(shell find kernels cmake -name '*.h' -o -name '*.cc' -o -name '*.map' -o -name '*.cmake')

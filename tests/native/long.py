@@ -93,6 +93,14 @@ JOBS = {
         "checks of damaged bundles: every flipped bit and every cut of the manifest and the weights' header",
         "native", ("test_bundles", "all"), _checks,
     ),
+    "plans": Job(
+        "mutants of a launch plan and its cubins, under ASan and UBSan", "asan", ("fuzz_plan", "300000", "7"), _fuzz
+    ),
+    "cuda": Job(
+        "checks of the CUDA engine, the driver a stand-in, under ASan and UBSan: every call of the driver failing, "
+        "every cut of a plan and a cubin, every ninth of a plan's bits and every bit of a cubin flipped",
+        "asan", ("test_cuda_failures", "./libstandin_cuda.so", "1"), _checks,
+    ),
     "threads": Job("calls of the ABI under TSan", "tsan", ("test_threads", "tiny", "36000"), _threads),
     "footprint": Job(
         "programs that open P-STMO-S of 243 frames in INT8: first pose in 150 ms, 40 MB resident",
