@@ -20,6 +20,7 @@ from pstmo_edge.streaming import PoseResult
 
 JOINT_SIGNS = (
     "missing",  # in its own frame
+    "regained",  # that, and seen again before the pose was due: interpolated
     "held",  # seconds since it was measured, at most 1
     "lost",  # share of the last NEAR seconds' frames in which it was missing
     "unsure",  # 1 - confidence in its own frame; 0 where it is missing
@@ -118,15 +119,17 @@ class Signs:
 
     def measure(self, result: PoseResult, frames: Sequence[Seen]) -> FloatArray:
         """(17, len(SIGNS)) of a result whose own frame is the last of `frames`, those of the last NEAR seconds."""
-        joints = self._of_joints(result.pose.astype(np.float64), frames)
+        joints = self._of_joints(result, frames)
         pose = np.concatenate([joints.mean(0), self._of_pose(result, frames[-1])])
         return np.concatenate([joints, np.broadcast_to(pose, (len(joints), len(pose)))], axis=-1)
 
-    def _of_joints(self, pose: FloatArray, frames: Sequence[Seen]) -> FloatArray:
+    def _of_joints(self, result: PoseResult, frames: Sequence[Seen]) -> FloatArray:
+        pose = result.pose.astype(np.float64)
         own, before, first = frames[-1], frames[max(-2, -len(frames))], frames[max(-3, -len(frames))]
         keypoints = np.stack(
             [
                 own.missing,
+                own.missing & result.regained,
                 own.held,
                 np.mean([seen.missing for seen in frames], axis=0),
                 1 - own.confidence,
