@@ -11,8 +11,8 @@ namespace {
 
 constexpr const char* kSystemDriver = "libcuda.so.1";
 constexpr const char* kForked =
-    "the CUDA driver does not follow a process that is forked: open the engine after the fork, or start the process "
-    "without one (Python: multiprocessing's spawn)";
+    "; it does not follow a process that is forked after a GPU was used: open the engine after the fork (in Python: "
+    "multiprocessing's spawn); where nothing was forked, install NVIDIA's driver again";
 constexpr const char* kElsewhere = "; install NVIDIA's driver, or open the engine with the device \"cpu\"";
 
 Error unavailable(std::string what) { return {PSTMO_EDGE_STATUS_DEVICE_UNAVAILABLE, std::move(what)}; }
@@ -48,9 +48,10 @@ Result<Driver> Driver::load(const char* path) {
   PSTMO_EDGE_CUDA_FUNCTIONS(PSTMO_EDGE_CUDA_FIND)
 #undef PSTMO_EDGE_CUDA_FIND
   Code code = driver.init(0);
-  if (code == kNotInitialized) return unavailable(kForked);
-  if (code != kSuccess)
-    return unavailable("the CUDA driver does not start: " + driver.sentence("cuInit", code) + kElsewhere);
+  if (code != kSuccess) {
+    return unavailable("the CUDA driver does not start: " + driver.sentence("cuInit", code) +
+                       (code == kNotInitialized ? kForked : kElsewhere));
+  }
   code = driver.driver_version(&driver.version);
   if (code != kSuccess) return unavailable(driver.sentence("cuDriverGetVersion", code));
   return driver;

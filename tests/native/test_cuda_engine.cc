@@ -161,7 +161,9 @@ int in_the_child(const Standin& driver, const std::string& folder, const Opened&
   pstmo_edge_engine_close(gpu.engine);  // touches nothing of the driver
   const Opened another = open_engine(folder, &driver);
   if (another.status != PSTMO_EDGE_STATUS_DEVICE_UNAVAILABLE) return 3;
-  if (!contains(another.error, "the CUDA driver does not follow a process that is forked")) return 4;
+  if (!contains(another.error,
+                "does not start: cuInit: an unknown error (3); it does not follow a process that is forked"))
+    return 4;
   const Opened cpu = open_engine(folder, nullptr);
   if (lift(cpu.engine, windows_of(1, 1), &poses) != PSTMO_EDGE_STATUS_OK) return 5;
   pstmo_edge_engine_close(cpu.engine);
