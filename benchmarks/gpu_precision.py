@@ -25,9 +25,12 @@ from pstmo_edge.arrays import FloatArray
 from pstmo_edge.benchmarks.gpu_networks import Network, trained_network
 from pstmo_edge.benchmarks.provenance import commit
 from pstmo_edge.calib.emulation import EmulatedModel
+from pstmo_edge.datasets import load_sequences
 from pstmo_edge.files import write_atomic
 from pstmo_edge.kernels.triton.lifter import KernelLifter, lifter_of, stream_type
 from pstmo_edge.kernels.triton.reference import normed
+from pstmo_edge.models.zoo import load_model
+from pstmo_edge.windows import WindowSource
 
 RESULTS = Path("benchmarks/results/gpu_precision.json")
 STREAM = "residual stream"
@@ -41,9 +44,11 @@ FP8_WORST = (
     "Transformer.model.layers.2.feed_forward.w_2", "Transformer.model.layers.1.self_attn.qkv", "encoder.fc_2",
     "Transformer.model.layers.0.self_attn.out",
 )  # fmt: skip
-_NARROW = {"bf16": torch.bfloat16, "fp16": torch.float16}
+OTHER_WEIGHTS = ("p-stmo-s-27-causal", "p-stmo-s-27-coco")
+_FULL = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _BATCH = 256
 _EVERY = 4  # of the windows, for one place at a time
+_OTHER_WINDOWS = 1024
 
 
 @dataclass(frozen=True)
@@ -142,9 +147,8 @@ def _mpjpe(poses: FloatArray, truth: FloatArray) -> float:
 
 def whole(network: Network, lifter: KernelLifter, motion: Motion) -> Iterator[dict[str, Any]]:
     """Networks as they are deployed or were once: by type, and by the type of their residual stream."""
-    full = {"fp32": torch.float32, **_NARROW}
     for name, stream in (("bf16", "bf16"), ("bf16", "fp16"), ("bf16", "fp32"), ("fp16", "fp16"), ("fp16", "fp32")):
-        rounding = as_kernels(full[name], full[stream])
+        rounding = as_kernels(_FULL[name], _FULL[stream])
         yield {"network": name, "stream": stream} | motion.row(
             f"{name}, stream {stream}", lambda piece, rounding=rounding: poses_of(lifter, piece, rounding)
         )
@@ -187,6 +191,26 @@ def _stream(x: Tensor) -> dict[str, float]:
     return {name: float(part.pow(2).mean().sqrt()) for name, part in parts.items()} | {"largest": float(x.abs().max())}
 
 
+def others() -> Iterator[dict[str, Any]]:
+    """The same question of the other weights in the box, with a detector's keypoints."""
+    for weights in OTHER_WEIGHTS:
+        model = load_model(checkpoint=weights)
+        spec, skeleton = model.lifter.window, model.lifter.skeleton
+        held_out = load_sequences(split="test", keypoints="detected", skeleton=skeleton)
+        source = WindowSource([sequence.inputs(spec.channels) for sequence in held_out], spec)
+        targets = np.linspace(0, sum(map(len, held_out)) - 1, _OTHER_WINDOWS).astype(int)
+        truth = np.concatenate([sequence.true_poses() for sequence in held_out])[targets]
+        windows, lifter = torch.from_numpy(source.gather(targets)), lifter_of(model)
+        with torch.no_grad():
+            motion = Motion(windows, truth, lifter(windows).numpy())
+        for name, stream in (("bf16", "bf16"), ("bf16", "fp32"), ("fp16", "fp16")):
+            rounding = as_kernels(_FULL[name], _FULL[stream])
+            yield {"weights": weights, "network": name, "stream": stream} | motion.row(
+                f"{weights}, {name}, stream {stream}",
+                lambda piece, rounding=rounding, lifter=lifter: poses_of(lifter, piece, rounding),
+            )
+
+
 def measured() -> dict[str, Any]:
     """Everything, as plain values."""
     network, (windows, truth) = trained_network()
@@ -199,7 +223,7 @@ def measured() -> dict[str, Any]:
         "pstmo_edge": __version__, "commit": commit(), "torch": torch.__version__, "weights": network.name,
         "data": "cmu-mocap, test split, gt keypoints", "fp32_mpjpe_mm": _mpjpe(exact, truth),
         "places": list(places(lifter, few)), "streams": streams(lifter, few.windows),
-        "whole": list(whole(network, lifter, motion)),
+        "whole": list(whole(network, lifter, motion)), "others": list(others()),
     }  # fmt: skip
 
 

@@ -48,7 +48,12 @@ def whole_table(found: dict[str, Any]) -> str:
         lines.append(
             f"| {row['network']} | {row['stream']} | {row['moved_mm']:.2f} | {row['change_mm']:+.3f} | {verdict} |"
         )
-    return "\n".join(lines)
+    cells: dict[str, list[str]] = {}
+    for row in found["others"]:
+        cells.setdefault(row["weights"], []).append(f"{row['moved_mm']:.2f} / {row['change_mm']:+.3f}")
+    kinds = dict.fromkeys(f"{row['network']}, stream {row['stream']}" for row in found["others"])
+    lines += ["", f"| other weights, moved / MPJPE, mm | {' | '.join(kinds)} |", f"|---|{'---:|' * len(kinds)}"]
+    return "\n".join([*lines, *(f"| `{weights}` | {' | '.join(texts)} |" for weights, texts in cells.items())])
 
 
 def places_table(found: dict[str, Any]) -> str:

@@ -66,4 +66,7 @@ def test_what_was_measured_keeps_the_limits():
     deployed = {("bf16", "fp32"), ("fp16", "fp16"), ("int8", "fp16")}
     assert all(rows[key] < gpu_tables.LIMITS_MM[key[0]] for key in deployed)
     assert rows["bf16", "bf16"] > 20 * gpu_tables.LIMITS_MM["bf16"]
+    others = [row for row in found["others"] if (row["network"], row["stream"]) in deployed]
+    assert len(others) == 4
+    assert all(row["change_mm"] < gpu_tables.LIMITS_MM[row["network"]] for row in others)
     assert set(FP8_WORST) < lifter_of(load_model()).precisions.keys()
