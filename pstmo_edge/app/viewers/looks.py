@@ -17,6 +17,7 @@ LEFT, RIGHT, CENTRE = (
     (64, 156, 255),
     (214, 218, 224),
 )  # told apart by people who do not see red or green
+FAINT: Colour = (70, 78, 90)  # of what is there for orientation
 FLAGS: dict[str, Colour] = {
     "valid": (72, 187, 120),
     "degraded": (236, 201, 75),

@@ -1,5 +1,6 @@
 """Recordings for rerun, read back with rerun's own tools."""
 
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,7 +10,7 @@ import pytest
 from app.viewers.conftest import FRAMES
 
 pytest.importorskip("rerun", reason="rerun is not installed here: pip install '.[view]'")
-from pstmo_edge.app.viewers import ViewerSettings, open_viewer, rerun
+from pstmo_edge.app.viewers import ViewerSettings, open_viewer, rerun_window
 from pstmo_edge.errors import BackendError, UsageError
 
 DELAY = 6
@@ -61,7 +62,8 @@ def test_reruns_own_tool_reads_the_recording(recording):
     ).stdout
     for entity in (
         "/camera/image", "/camera/image/found", "/camera/image/people/1/bones", "/world/people/1/joints",
-        "/world/people/2/bones", "/people/2/flag", "/people/2/doubt_mm", "/latency_ms/total", "/events", "/status",
+        "/world/people/2/bones", "/flag/2", "/doubt_mm/2", "/camera/image/edge",
+        "/latency_ms/total", "/events", "/status",
     ):  # fmt: skip
         assert entity in printed, entity
 
@@ -83,9 +85,9 @@ def test_a_pose_stands_at_its_own_time_not_at_that_of_the_newest_frame(rows, joi
 
 
 def test_flags_doubt_and_events_are_told(rows):
-    flags = [value[0] for _, _, value in rows("/people/2/flag", "scalars")]
+    flags = [value[0] for _, _, value in rows("/flag/2", "scalars")]
     assert flags == [0] * 8 + [1] * 8 + [2] * (FRAMES - DELAY - 16)
-    assert {value[0] for _, _, value in rows("/people/2/doubt_mm", "scalars")} == {40}
+    assert {value[0] for _, _, value in rows("/doubt_mm/2", "scalars")} == {40}
     told = [text for _, _, values in rows("/events", "text") for text in values]
     assert "person 2 is degraded, doubtful" in told
     assert "person 2 is stale, doubtful" in told
@@ -105,13 +107,60 @@ def test_people_without_a_place_stand_side_by_side_and_give_it_back(tmp_path, vi
     viewer.close()
 
 
-def test_a_viewer_that_cannot_be_had_says_the_way_out(monkeypatch):
-    def fails(*_, **__):
-        raise RuntimeError("no window system")
+@pytest.fixture
+def free_port(monkeypatch):
+    with socket.socket() as free:
+        free.bind((rerun_window.HOST, 0))
+        monkeypatch.setattr(rerun_window, "PORT", free.getsockname()[1])
+    return rerun_window.PORT
 
-    monkeypatch.setattr(rerun.rr.RecordingStream, "spawn", fails)
-    with pytest.raises(BackendError, match=r"rerun cannot open its window: no window system; record a file\.rrd"):
+
+def test_without_a_display_the_way_out_is_told_at_once(monkeypatch, free_port):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "WAYLAND_SOCKET"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(BackendError, match=r"rerun cannot open its window: .* is set; record a file\.rrd"):
         open_viewer("rerun", ViewerSettings())
+
+
+def test_a_window_that_listens_and_dies_is_no_window(monkeypatch, free_port):
+    script = (
+        f"import socket, sys; socket.create_server(('127.0.0.1', {free_port})).accept(); sys.exit('Error: no GPU.')"
+    )
+    monkeypatch.setattr(rerun_window, "_COMMAND", (sys.executable, "-c", script))
+    with pytest.raises(OSError, match=r"^no GPU$"):
+        rerun_window.open_window()
+
+
+def test_a_window_that_is_open_is_used_again(monkeypatch, free_port):
+    monkeypatch.setattr(rerun_window, "_COMMAND", ("/no/such/program",))
+    with socket.create_server((rerun_window.HOST, free_port)):
+        assert rerun_window.open_window() == f"rerun+http://127.0.0.1:{free_port}/proxy"
+    with pytest.raises(BackendError, match="rerun cannot open its window"):
+        open_viewer("rerun", ViewerSettings())
+
+
+def test_the_window_listens_on_this_machine_alone():
+    assert "--bind=127.0.0.1" in rerun_window._COMMAND
+
+
+@pytest.mark.parametrize("z_up", [False, True])
+def test_the_eye_is_before_the_person_and_the_floor_at_the_feet(tmp_path, views, z_up):
+    viewer = open_viewer(str(tmp_path / "out.rrd"), ViewerSettings(z_up=z_up))
+    pose = views()[3].poses[0]
+    if z_up:
+        pose = replace(pose, pose=pose.pose[:, [0, 2, 1]] * [1, 1, -1], root=pose.root[[0, 2, 1]] * [1, 1, -1])
+    view = viewer._view_of(pose)
+    viewer.close()
+    eye, up = (
+        np.array(view["eye_controls"].__getattribute__(name).pa_array.to_pylist()[0]) for name in ("position", "eye_up")
+    )
+    ahead = np.array([0, 1, 0] if z_up else [0, 0, 1])
+    assert (pose.root - eye) @ ahead > 2, "from the camera's side"
+    assert (eye - pose.root) @ up > 0.5, "from above"
+    plane = np.array(view["line_grid"].plane.pa_array.to_pylist()[0])
+    feet = (pose.pose + pose.root) @ plane[:3] - plane[3]
+    assert abs(feet.min()) < 1e-5
+    assert feet[0] > 0.6, "the hip is above the floor"
 
 
 @pytest.mark.parametrize(
