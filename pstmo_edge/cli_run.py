@@ -21,14 +21,16 @@ from pstmo_edge.naming import unknown
 
 if TYPE_CHECKING:
     from pstmo_edge.app.detectors import Detector
-    from pstmo_edge.app.pipeline import Pipeline, Report, Viewer
+    from pstmo_edge.app.pipeline import Pipeline, Report
     from pstmo_edge.app.refining import RefineSettings
     from pstmo_edge.app.sources import Source
+    from pstmo_edge.app.viewers import ViewerSettings
     from pstmo_edge.engine import Engine
 
 _SHOWN_EVERY = 0.5  # seconds
 UNKNOWN_SIZE = (1, 1)  # of the picture: `People` takes it from the frames
 _ENDING = (signal.SIGINT, signal.SIGTERM)
+MOST_FPS = 1000
 SMOOTHINGS = ("none", "one-euro", "savgol")
 
 
@@ -67,7 +69,7 @@ def run(
     image_size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT, for keypoints that do not say.")] = None,
     skeleton: Annotated[str | None, typer.Option(help="The joint set of keypoints that do not say.")] = None,
     people: Annotated[int, typer.Option(min=1, max=64, help="At most so many people.")] = 4,
-    min_confidence: Annotated[float, typer.Option(help="Below it a joint is missing.")] = 0.3,
+    min_confidence: Annotated[float, typer.Option(min=0, max=1, help="Below it a joint is missing.")] = 0.3,
     max_gap: Annotated[float, typer.Option(help="Seconds without a person that end its sequence.")] = 0.5,
     pace: Annotated[bool, typer.Option("--pace", help="Let a file pass as in life, dropping what comes late.")] = False,
     smooth: Annotated[
@@ -79,7 +81,8 @@ def run(
     ] = None,
     height: Annotated[float | None, typer.Option(help="The height of the people in metres, if it is known.")] = None,
     tilt: Annotated[
-        float | None, typer.Option(help="Degrees the camera looks down: poses in a world frame with z up.")
+        float | None,
+        typer.Option(min=-90, max=90, help="Degrees the camera looks down: poses in a world frame with z up."),
     ] = None,
     camera_height: Annotated[float, typer.Option(help="Metres of the camera above the floor, with --tilt.")] = 0.0,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the engine's runtime.")] = None,
@@ -90,6 +93,7 @@ def run(
 
     Example: pstmo-edge run walk.mp4 --detector mediapipe --engine engine-coco --save walk.jsonl --view walk-3d.mp4
     """
+    from pstmo_edge.app import viewers
     from pstmo_edge.app.people import People
     from pstmo_edge.app.pipeline import Pipeline
     from pstmo_edge.app.refining import PoseRefiner
@@ -99,6 +103,8 @@ def run(
     from pstmo_edge.skeletons import get_skeleton
     from pstmo_edge.streaming import StreamSettings
 
+    if fps is not None and not 0 < fps <= MOST_FPS:  # also where it is no number
+        raise UsageError(f"--fps is {fps:g}: give frames a second, up to {MOST_FPS}")
     refining = _refining(intrinsics, height, tilt, camera_height, smooth)
     opened = open_source(source, _size(image_size), fps, skeleton, _told)
     finder = _detector(opened, detector)
@@ -109,6 +115,9 @@ def run(
     files = WriterSettings(
         get_skeleton(lifter.manifest.output.skeleton), opened.fps, force, smooth == "savgol", tilt is not None
     )
+    shown = _shown(lifter, _seconds(lifter, lookahead), opened.fps, force, tilt is not None)
+    for each in view or []:
+        viewers.check(each, shown)  # before a file is begun that the next try would find there
     status = _Status()
     pipeline = Pipeline(
         opened,
@@ -116,7 +125,7 @@ def run(
         finder,
         PoseRefiner(crowd, refining),
         writers=[open_writer(path, files) for path in save or []],
-        viewers=_viewers(view or [], lifter, _seconds(lifter, lookahead), opened.fps, force, tilt is not None),
+        viewers=[viewers.open_viewer(each, shown) for each in view or []],
         paced=pace,
         after_frame=status,
     )
@@ -193,6 +202,8 @@ def _refining(
 
     if smooth not in SMOOTHINGS:
         raise unknown("smoothing", smooth, SMOOTHINGS)
+    if not math.isfinite(camera_height):
+        raise UsageError(f"--camera-height is {camera_height:g}: give metres")
     if tilt is None and camera_height:
         raise UsageError("--camera-height is for --tilt: without the camera's tilt there is no floor")
     lens = None
@@ -296,16 +307,13 @@ def _error(engine: Engine, lookahead: int | None) -> float:
     return known[min(known, key=lambda frames: abs(frames - wanted))] if known else math.inf
 
 
-def _viewers(
-    specs: Sequence[str], engine: Engine, lookahead: float, fps: float, force: bool, z_up: bool
-) -> list[Viewer]:
-    from pstmo_edge.app.viewers import ViewerSettings, open_viewer
+def _shown(engine: Engine, lookahead: float, fps: float, force: bool, z_up: bool) -> ViewerSettings:
+    from pstmo_edge.app.viewers import ViewerSettings
     from pstmo_edge.skeletons import get_skeleton
 
     manifest = engine.manifest
     joints = get_skeleton(manifest.input.skeleton), get_skeleton(manifest.output.skeleton)
-    settings = ViewerSettings(*joints, lookahead, fps, force, z_up)
-    return [open_viewer(spec, settings) for spec in specs]
+    return ViewerSettings(*joints, lookahead, fps, force, z_up)
 
 
 def _told(line: str) -> None:

@@ -112,6 +112,11 @@ def test_the_bundled_motion_needs_no_file(engine):
         (["k.npz", "--engine", "ENGINE", "--view", "hologram"], 2, "hologram"),
         (["none.npz", "--engine", "ENGINE"], 1, "no such file"),
         (["k.npz", "--engine", "ENGINE", "--intrinsics", "1,2"], 2, "fx,fy,cx,cy"),
+        (["k.npz", "--engine", "ENGINE", "--fps", "nan"], 2, "--fps is nan"),
+        (["k.npz", "--engine", "ENGINE", "--fps", "0"], 2, "--fps is 0"),
+        (["k.npz", "--engine", "ENGINE", "--min-confidence", "7"], 2, "--min-confidence"),
+        (["k.npz", "--engine", "ENGINE", "--tilt", "400"], 2, "--tilt"),
+        (["k.npz", "--engine", "ENGINE", "--tilt", "9", "--camera-height", "inf"], 2, "--camera-height is inf"),
     ],
 )
 def test_mistakes_are_one_line(engine, tmp_path, words, status, expected):
@@ -120,6 +125,13 @@ def test_mistakes_are_one_line(engine, tmp_path, words, status, expected):
     found, _, told = typed(*words, cwd=tmp_path)
     assert (found, told.count("\n")) == (status, 1), told
     assert expected in told
+
+
+def test_a_viewer_that_is_refused_leaves_no_file_begun(engine, tmp_path):
+    keypoints(tmp_path / "k.npz", length=3)
+    status, _, told = typed("k.npz", "--engine", engine, "--save", "p.jsonl", "--view", "none/a.mp4", cwd=tmp_path)
+    assert (status, "there is no folder none" in told) == (2, True)
+    assert not (tmp_path / "p.jsonl").exists()
 
 
 def test_pictures_need_a_detector_and_the_line_names_them(engine, tmp_path):

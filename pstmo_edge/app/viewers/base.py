@@ -71,6 +71,13 @@ def open_viewer(spec: str, settings: ViewerSettings) -> Viewer:
 
     Raises UsageError for anything else and for a file that is there, BackendError where a package is missing.
     """
+    name, target = check(spec, settings)
+    viewer: Viewer = import_module(f"pstmo_edge.app.viewers.{name}").open_viewer(target, settings)
+    return viewer
+
+
+def check(spec: str, settings: ViewerSettings) -> tuple[str, str]:
+    """What `open_viewer` refuses without opening anything; the viewer's name and what it is given."""
     name, target = _named(spec)
     entry = VIEWERS[name]
     if find_spec(entry.package) is None:
@@ -79,8 +86,7 @@ def open_viewer(spec: str, settings: ViewerSettings) -> Viewer:
         )
     if target and Path(target).suffix in entry.suffixes:
         _check_file(Path(target), settings.force)
-    viewer: Viewer = import_module(f"pstmo_edge.app.viewers.{name}").open_viewer(target, settings)
-    return viewer
+    return name, target
 
 
 def _named(spec: str) -> tuple[str, str]:
