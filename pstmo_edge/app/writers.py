@@ -10,7 +10,8 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
@@ -20,7 +21,7 @@ import numpy as np
 from pstmo_edge.app.types import PersonPose
 from pstmo_edge.arrays import FloatArray, IntArray
 from pstmo_edge.errors import UsageError
-from pstmo_edge.files import write_atomic
+from pstmo_edge.files import WriteError, write_atomic
 from pstmo_edge.skeletons import HUMAN36M, Skeleton
 
 MOST_POSES = 2_000_000  # 1.3 GB: 18 hours of one person at 30 a second
@@ -80,16 +81,29 @@ class _Lines:
         self._file: IO[str] = path.open("w", encoding="utf-8", newline="")
 
     def write(self, poses: Sequence[PersonPose]) -> None:
-        """See `Writer`."""
-        self._file.write("".join(map(self._line, poses)))
-        self._file.flush()
+        """See `Writer`. Raises WriteError where the disk is full or gone; the lines before it can be read."""
+        with self._told():
+            self._file.write("".join(map(self._line, poses)))
+            self._file.flush()
 
     def close(self) -> None:
         """See `Writer`."""
-        if not self._file.closed:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
+        with self._told():
+            if self._file.closed:
+                return
+            try:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            finally:
+                self._file.close()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            why = (error.strerror or str(error)).lower()
+            raise WriteError(f"cannot write {self.path}: {why}; its last line may be cut") from None
 
     def _line(self, pose: PersonPose) -> str:
         raise NotImplementedError

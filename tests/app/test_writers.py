@@ -8,6 +8,7 @@ from pstmo_edge.app import writers
 from pstmo_edge.app.types import PersonPose
 from pstmo_edge.app.writers import WriterSettings, open_writer
 from pstmo_edge.errors import UsageError
+from pstmo_edge.files import WriteError
 from pstmo_edge.skeletons import HUMAN36M
 from pstmo_edge.streaming import PoseResult
 
@@ -102,3 +103,14 @@ def test_what_does_not_fit_is_counted(tmp_path, monkeypatch):
     assert written(tmp_path / "p.npz").lost == 1
     with np.load(tmp_path / "p.npz") as found:
         assert len(found["pose"]) == 2
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_a_full_disk_is_a_line_that_names_the_file(tmp_path, suffix):
+    path = tmp_path / f"p{suffix}"
+    path.symlink_to("/dev/full")
+    writer = writers.open_writer(path, WriterSettings(HUMAN36M, force=True))
+    for attempt in (lambda: writer.write(POSES), writer.close):
+        with pytest.raises(WriteError, match=rf"cannot write .*p\{suffix}: no space left"):
+            attempt()
+    writer.close()

@@ -65,10 +65,14 @@ class RerunViewer:
 
     def close(self) -> None:
         """See `Viewer`."""
-        if self._recording is not None:
-            self._recording.flush()
-            self._recording.disconnect()
-            self._recording = None
+        if self._recording is None:
+            return
+        recording, self._recording = self._recording, None
+        try:
+            recording.flush()
+            recording.disconnect()
+        except RuntimeError as error:  # a full disk; a window that was closed
+            raise BackendError(f"rerun did not get everything: {str(error).splitlines()[0].lower()}") from None
 
     def _log(self, path: str, archetype: Any, *, static: bool = False) -> None:
         self._recording.log(path, archetype, static=static)

@@ -139,6 +139,18 @@ def test_a_window_that_is_open_is_used_again(monkeypatch, free_port):
         open_viewer("rerun", ViewerSettings())
 
 
+def test_a_recording_that_could_not_be_written_is_one_line(tmp_path, views, monkeypatch):
+    viewer = open_viewer(str(tmp_path / "out.rrd"), ViewerSettings())
+
+    def fails(*_, **__):
+        raise RuntimeError("File-writer thread shut down prematurely")
+
+    monkeypatch.setattr(type(viewer._recording), "flush", fails)
+    with pytest.raises(BackendError, match="rerun did not get everything: file-writer"):
+        viewer.close()
+    viewer.close()
+
+
 def test_the_window_listens_on_this_machine_alone():
     assert "--bind=127.0.0.1" in rerun_window._COMMAND
 
