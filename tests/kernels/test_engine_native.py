@@ -10,7 +10,6 @@ from safetensors.numpy import save
 
 import pstmo_edge as pe
 from pstmo_edge.benchmarks.cases import with_weights
-from pstmo_edge.preparing import check_request
 from pstmo_edge.bundle import write_bundle
 from pstmo_edge.errors import BackendError, UsageError
 from pstmo_edge.export import export_onnx, exportable, random_keypoints
@@ -18,6 +17,7 @@ from pstmo_edge.kernels import native
 from pstmo_edge.models.fused import fuse
 from pstmo_edge.models.zoo import FRAMES, MODELS, state_arrays
 from pstmo_edge.native_weights import native_tensors, quantized_layers
+from pstmo_edge.preparing import check_request
 
 pytestmark = pytest.mark.skipif(not native.available(), reason=f"no native library: {native.why_unavailable()}")
 
