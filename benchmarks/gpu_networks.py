@@ -16,10 +16,8 @@ from pstmo_edge.benchmarks.gpu_checks import TOKENS
 from pstmo_edge.benchmarks.gpu_timing import Machine
 from pstmo_edge.calib.calibrate import calibrate
 from pstmo_edge.calib.emulation import EmulatedModel
-from pstmo_edge.calib.formats import Fp8Layer
-from pstmo_edge.calib.observers import observe
 from pstmo_edge.calib.settings import Settings
-from pstmo_edge.kernels.triton import ops
+from pstmo_edge.kernels.triton import fp8, ops
 from pstmo_edge.kernels.triton.engine import GpuEngine
 from pstmo_edge.kernels.triton.lifter import ENDS, KernelLifter, lifter_of
 from pstmo_edge.models import fused as fused_models
@@ -63,8 +61,7 @@ class Network:
     def _quantized(self, precision: str) -> EmulatedModel:
         if precision == "int8":
             return calibrate(self.fused, self.windows, Settings(keep_float=ENDS))
-        seen = observe(self.fused, self.windows, products=True)
-        return EmulatedModel(self.fused, {name: Fp8Layer.of(found) for name, found in seen.items() if name not in ENDS})
+        return fp8.leaving(fp8.all_in_fp8(self.fused, self.windows))
 
     def on_cpu(self, precision: str) -> Callable[[Tensor], Tensor]:
         """The emulation, which computes on a CPU, for keypoints anywhere."""

@@ -1,6 +1,6 @@
 """What narrow types cost the weights in the box, and in which arrays: benchmarks/results/gpu_precision.json.
 
-    python -m pstmo_edge.benchmarks.gpu_precision        two minutes on one core; no GPU
+    python -m pstmo_edge.benchmarks.gpu_precision        three minutes on one core; no GPU
 
 The arithmetic of the kernels on a CPU: what a kernel keeps narrow is rounded, everything inside it is float32, and so
 are its sums. What `gpu.py` measures on a GPU stands under "millimetres" in its own results.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,13 @@ from torch.nn import functional as F
 
 from pstmo_edge import __version__
 from pstmo_edge.arrays import FloatArray
-from pstmo_edge.benchmarks.gpu_networks import Network, trained_network
+from pstmo_edge.benchmarks.gpu_networks import Network, random_network, trained_network
 from pstmo_edge.benchmarks.provenance import commit
-from pstmo_edge.calib.emulation import EmulatedModel
+from pstmo_edge.calib.sensitivity import Probes
+from pstmo_edge.calib.windows import unseen_windows
 from pstmo_edge.datasets import load_sequences
 from pstmo_edge.files import write_atomic
+from pstmo_edge.kernels.triton import fp8
 from pstmo_edge.kernels.triton.lifter import KernelLifter, lifter_of, stream_type
 from pstmo_edge.kernels.triton.reference import normed
 from pstmo_edge.models.zoo import load_model
@@ -38,13 +40,10 @@ PLACES = (
     "weights", "spatial encoder", STREAM, "queries, keys, values", "shares of attention", "output of attention",
     "behind a LayerNorm", "hidden layer",
 )  # fmt: skip
-# The layers that cost most in FP8, worst first; no kernels were compiled for networks that keep some of them.
-FP8_WORST = (
-    "Transformer.model.layers.2.self_attn.out", "Transformer.model.layers.1.self_attn.out",
-    "Transformer.model.layers.2.feed_forward.w_2", "Transformer.model.layers.1.self_attn.qkv", "encoder.fc_2",
-    "Transformer.model.layers.0.self_attn.out",
-)  # fmt: skip
 OTHER_WEIGHTS = ("p-stmo-s-27-causal", "p-stmo-s-27-coco")
+# A quarter below the limit, for motion that is neither that of the choice nor that of the report.
+FP8_CHOICE_MM = 0.15
+_PROBES = 768
 _FULL = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _BATCH = 256
 _EVERY = 4  # of the windows, for one place at a time
@@ -152,16 +151,36 @@ def whole(network: Network, lifter: KernelLifter, motion: Motion) -> Iterator[di
         yield {"network": name, "stream": stream} | motion.row(
             f"{name}, stream {stream}", lambda piece, rounding=rounding: poses_of(lifter, piece, rounding)
         )
-    for name in ("int8", "fp8"):  # the reference rounds what their kernels do: between products it is float32
-        yield {"network": name, "stream": "fp16"} | motion.row(
-            f"{name}, tokens fp16", lifter_of(network.emulated(name), torch.float16)
-        )
-    fp8 = network.emulated("fp8")
-    rest = {name: layer for name, layer in fp8.layers.items() if name not in FP8_WORST}
-    name = f"fp8, {len(FP8_WORST)} of {len(fp8.layers)} layers fp16"
-    yield {"network": name, "stream": "fp16"} | motion.row(
-        name, lifter_of(EmulatedModel(fp8.model, rest), torch.float16)
+    # The reference rounds what the kernels of quantized layers do: between products it is float32.
+    yield {"network": "int8", "stream": "fp16"} | motion.row(
+        "int8, tokens fp16", lifter_of(network.emulated("int8"), torch.float16)
     )
+    yield from in_fp8(network, motion)
+
+
+def in_fp8(network: Network, motion: Motion) -> Iterator[dict[str, Any]]:
+    """FP8 as it is deployed, and what it would cost without the kernels in fp16 and without centring.
+
+    What stays in fp16 is rounded a little more often here than by its kernels, inside which everything is float32.
+    """
+    for name, centred, kernels in (
+        ("fp8", True, fp8.IN_FP16), ("fp8, not centred", False, fp8.IN_FP16), ("fp8, all layers", True, ()),
+        ("fp8, all layers, not centred", False, ()),
+    ):  # fmt: skip
+        emulated = fp8.leaving(fp8.all_in_fp8(network.fused, network.windows, centred=centred), kernels)
+        yield {"network": name, "stream": "fp16"} | motion.row(name, lifter_of(emulated, torch.float16))
+
+
+def fp8_choice(network: Network) -> dict[str, Any]:
+    """Which kernels of an FP8 network stay in fp16, chosen on training motion; `fp8.IN_FP16` holds them."""
+    spec = load_model().lifter.window
+    probes = Probes(*unseen_windows(load_sequences(split="train"), spec, _PROBES, network.windows))
+    steps = fp8.choose(fp8.all_in_fp8(network.fused, network.windows), probes, FP8_CHOICE_MM)
+    longer = random_network(243, small=False)  # shares depend on shapes alone
+    return {
+        "limit_mm": FP8_CHOICE_MM, "windows": len(probes.windows), "steps": [asdict(step) for step in steps],
+        "fp8_share_of_243_frames": fp8.fp8_share(longer.emulated("fp8"), longer.windows),
+    }  # fmt: skip
 
 
 def places(lifter: KernelLifter, motion: Motion) -> Iterator[dict[str, Any]]:
@@ -223,7 +242,7 @@ def measured() -> dict[str, Any]:
         "pstmo_edge": __version__, "commit": commit(), "torch": torch.__version__, "weights": network.name,
         "data": "cmu-mocap, test split, gt keypoints", "fp32_mpjpe_mm": _mpjpe(exact, truth),
         "places": list(places(lifter, few)), "streams": streams(lifter, few.windows),
-        "whole": list(whole(network, lifter, motion)), "others": list(others()),
+        "whole": list(whole(network, lifter, motion)), "fp8": fp8_choice(network), "others": list(others()),
     }  # fmt: skip
 
 

@@ -7,9 +7,12 @@ import torch
 from gpu_samples import error
 
 from pstmo_edge.benchmarks import gpu_tables
-from pstmo_edge.benchmarks.gpu_precision import FP8_WORST, PLACES, STREAM, Rounding, as_kernels, poses_of
-from pstmo_edge.kernels.triton import ops
+from pstmo_edge.benchmarks.gpu_networks import trained_network
+from pstmo_edge.benchmarks.gpu_precision import PLACES, STREAM, Rounding, as_kernels, poses_of
+from pstmo_edge.calib.sensitivity import Probes
+from pstmo_edge.kernels.triton import fp8, ops
 from pstmo_edge.kernels.triton.lifter import lifter_of
+from pstmo_edge.metrics import mpjpe
 from pstmo_edge.models.zoo import load_model
 
 
@@ -60,13 +63,53 @@ def test_trained_poses_move_by_two_millimetres_at_most(dtype):
 
 
 def test_what_was_measured_keeps_the_limits():
-    """But for FP8, whose miss the page tells."""
     found = json.loads(gpu_tables.PRECISION.read_text())
     rows = {(row["network"], row["stream"]): row["change_mm"] for row in found["whole"]}
-    deployed = {("bf16", "fp32"), ("fp16", "fp16"), ("int8", "fp16")}
+    deployed = {("bf16", "fp32"), ("fp16", "fp16"), ("int8", "fp16"), ("fp8", "fp16")}
     assert all(rows[key] < gpu_tables.LIMITS_MM[key[0]] for key in deployed)
     assert rows["bf16", "bf16"] > 20 * gpu_tables.LIMITS_MM["bf16"]
     others = [row for row in found["others"] if (row["network"], row["stream"]) in deployed]
     assert len(others) == 4
     assert all(row["change_mm"] < gpu_tables.LIMITS_MM[row["network"]] for row in others)
-    assert set(FP8_WORST) < lifter_of(load_model()).precisions.keys()
+
+
+# ---- FP8 -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_kernels_in_fp16_are_those_that_were_chosen():
+    found = json.loads(gpu_tables.PRECISION.read_text())["fp8"]
+    *before, last = found["steps"]
+    assert tuple(step["kernel"] for step in found["steps"]) == fp8.IN_FP16
+    assert last["change_mm"] <= found["limit_mm"] < gpu_tables.LIMITS_MM["fp8"]
+    assert all(step["change_mm"] > found["limit_mm"] for step in before)
+
+
+def test_trained_weights_in_fp8_keep_the_limit():
+    network, (windows, truth) = trained_network()
+    windows, truth = torch.from_numpy(windows[::16]), truth[::16]
+    emulated = network.emulated("fp8")
+    lifter = lifter_of(emulated, torch.float16)
+    in_fp16 = {name for name, precision in lifter.precisions.items() if precision == "fp16"}
+    assert {fp8.kernel_of(name) for name in in_fp16} == set(fp8.IN_FP16)
+    # A kernel multiplies in one type, so that those compiled ahead of time are all it takes.
+    assert not {fp8.kernel_of(name) for name in emulated.layers} & set(fp8.IN_FP16)
+    with torch.inference_mode():
+        exact, found = network.fused(windows).numpy(), lifter(windows).numpy()
+    change = mpjpe(found - found[:, :1], truth).mean() - mpjpe(exact - exact[:, :1], truth).mean()
+    assert change < gpu_tables.LIMITS_MM["fp8"], f"{change:+.3f} mm"
+
+
+def test_the_choice_frees_what_moves_poses_most(fused):
+    """With random weights: a limit that nothing but fp16 throughout keeps, and one that three kernels in fp16 keep."""
+    windows = keypoints(8).numpy()
+    emulated = fp8.all_in_fp8(fused, windows)
+    kernels = {fp8.kernel_of(name) for name in emulated.layers}
+    assert len(kernels) == 1 + 2 * 4
+    with torch.inference_mode():
+        probes = Probes(windows, fused(keypoints(8)).numpy())  # so the change of MPJPE is how far poses move
+    steps = fp8.choose(emulated, probes, 0.0)
+    assert {step.kernel for step in steps} == kernels
+    shares = [step.fp8_share for step in steps]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[-1] == 0
+    assert fp8.choose(emulated, probes, steps[2].change_mm)[-1] == steps[2]
