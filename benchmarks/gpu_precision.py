@@ -25,12 +25,14 @@ from pstmo_edge.arrays import FloatArray
 from pstmo_edge.benchmarks.gpu_networks import Network, random_network, trained_network
 from pstmo_edge.benchmarks.provenance import commit
 from pstmo_edge.calib.sensitivity import Probes
-from pstmo_edge.calib.windows import unseen_windows
+from pstmo_edge.calib.windows import calibration_windows, unseen_windows
 from pstmo_edge.datasets import load_sequences
+from pstmo_edge.datasets.sequences import PoseSequence
 from pstmo_edge.files import write_atomic
 from pstmo_edge.kernels.triton import fp8
 from pstmo_edge.kernels.triton.lifter import KernelLifter, lifter_of, stream_type
 from pstmo_edge.kernels.triton.reference import normed
+from pstmo_edge.models.fused import fuse
 from pstmo_edge.models.zoo import load_model
 from pstmo_edge.windows import WindowSource
 
@@ -215,10 +217,11 @@ def others() -> Iterator[dict[str, Any]]:
     for weights in OTHER_WEIGHTS:
         model = load_model(checkpoint=weights)
         spec, skeleton = model.lifter.window, model.lifter.skeleton
-        held_out = load_sequences(split="test", keypoints="detected", skeleton=skeleton)
+        held_out = _detected("test", skeleton)
         source = WindowSource([sequence.inputs(spec.channels) for sequence in held_out], spec)
         targets = np.linspace(0, sum(map(len, held_out)) - 1, _OTHER_WINDOWS).astype(int)
         truth = np.concatenate([sequence.true_poses() for sequence in held_out])[targets]
+        network = Network(weights, fuse(model), calibration_windows(_detected("train", skeleton), spec))
         windows, lifter = torch.from_numpy(source.gather(targets)), lifter_of(model)
         with torch.no_grad():
             motion = Motion(windows, truth, lifter(windows).numpy())
@@ -228,6 +231,14 @@ def others() -> Iterator[dict[str, Any]]:
                 f"{weights}, {name}, stream {stream}",
                 lambda piece, rounding=rounding, lifter=lifter: poses_of(lifter, piece, rounding),
             )
+        for name in ("int8", "fp8"):
+            yield {"weights": weights, "network": name, "stream": "fp16"} | motion.row(
+                f"{weights}, {name}", lifter_of(network.emulated(name), torch.float16)
+            )
+
+
+def _detected(split: str, skeleton: str) -> tuple[PoseSequence, ...]:
+    return load_sequences(split=split, keypoints="detected", skeleton=skeleton)
 
 
 def measured() -> dict[str, Any]:

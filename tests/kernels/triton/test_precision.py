@@ -69,7 +69,7 @@ def test_what_was_measured_keeps_the_limits():
     assert all(rows[key] < gpu_tables.LIMITS_MM[key[0]] for key in deployed)
     assert rows["bf16", "bf16"] > 20 * gpu_tables.LIMITS_MM["bf16"]
     others = [row for row in found["others"] if (row["network"], row["stream"]) in deployed]
-    assert len(others) == 4
+    assert len(others) == 8
     assert all(row["change_mm"] < gpu_tables.LIMITS_MM[row["network"]] for row in others)
 
 
