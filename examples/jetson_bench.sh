@@ -3,8 +3,9 @@
 # ENGINE is a bundle of `pstmo-edge build --backend tensorrt`; it is compiled here if it was not yet.
 set -eu
 engine=${1:?"give the bundle"}
-board=$(tr -d '\0' < /proc/device-tree/model 2>/dev/null | tr -cs 'A-Za-z0-9' - || true)
+board=$(cat /proc/device-tree/model 2>/dev/null | tr -d '\0' | tr -cs 'A-Za-z0-9' -)
 out=${2:-jetson-${board:-unknown}.json}
+command -v pstmo-edge > /dev/null || { echo "pstmo-edge is not on the PATH: activate its environment" >&2; exit 1; }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 pstmo-edge doctor --json > "$work/doctor.json"

@@ -82,7 +82,7 @@ _RUNTIMES: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
         "pip install 'pstmo-edge[onnxruntime]'",
     ),
     ("openvino", ("openvino",), "backend openvino", "pip install 'pstmo-edge[openvino]'"),
-    ("scipy", ("scipy",), "the .mat files of MPI-INF-3DHP", "pip install 'pstmo-edge[data]'"),
+    ("scipy", ("scipy",), "the .mat files of MPI-INF-3DHP; run with several people", "pip install 'pstmo-edge[data]'"),
     ("h5py", ("h5py",), "the .mat files of MPI-INF-3DHP", "pip install 'pstmo-edge[data]'"),
     (
         "tensorrt",
@@ -91,6 +91,15 @@ _RUNTIMES: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
         "pip install 'tensorrt>=10.3,<12'",
     ),
     ("cuda-python", ("cuda-python", "cuda-bindings"), "device memory of backend tensorrt", "pip install cuda-python"),
+    ("av", ("av",), "run: cameras, videos, view to .mp4", "pip install 'pstmo-edge[app]'"),
+    ("rerun", ("rerun-sdk",), "run --view rerun", "pip install 'pstmo-edge[view]'"),
+    ("rtmlib", ("rtmlib",), "run --detector rtmlib", "pip install 'pstmo-edge[rtmlib]'"),
+    (
+        "mediapipe",
+        ("mediapipe",),
+        "run --detector mediapipe",
+        "pip install 'pstmo-edge[mediapipe]'  # in an environment of its own: it needs NumPy 1",
+    ),
     ("ray", ("ray",), "lift --ray", "pip install 'pstmo-edge[ray]'"),
     ("triton", ("triton",), "GPU kernels of torch", "pip install triton"),
 )

@@ -36,7 +36,8 @@ def test_a_diagnosis_is_plain_json(here: doctor.Diagnosis) -> None:
     assert plain["disk_free"] > 0
     assert plain["target"] in doctor.TARGETS
     assert {runtime["name"] for runtime in plain["runtimes"]} == {
-        *("torch", "onnx", "onnxruntime", "openvino", "scipy", "h5py", "tensorrt", "triton", "cuda-python", "ray")
+        *("torch", "onnx", "onnxruntime", "openvino", "scipy", "h5py", "tensorrt", "triton", "cuda-python", "ray"),
+        *("av", "rerun", "rtmlib", "mediapipe"),
     }
 
 
