@@ -150,7 +150,8 @@ def _manifest_rows(manifest: Manifest) -> Iterator[tuple[str, str]]:
         used = manifest.calibration
         yield "calibration", f"{used.method}; {used.windows} windows of {used.source} (key {used.key[:12]})"
     for entry in manifest.files:
-        yield "file", f"{entry.path}, {entry.size / 1e6:.2f} MB, sha256 {entry.sha256[:12]}"
+        size = f"{entry.size / 1e6:.2f} MB" if entry.size >= 1e5 else f"{entry.size / 1e3:.1f} kB"
+        yield "file", f"{entry.path}, {size}, sha256 {entry.sha256[:12]}"
     yield "built", f"{manifest.created:%Y-%m-%d %H:%M} UTC by pstmo-edge {manifest.pstmo_edge_version}"
 
 
