@@ -115,8 +115,8 @@ def settings():
 @pytest.fixture
 def shop(monkeypatch):
     """Where engines come from instead of a build: (backend, precision) to an engine, or to an error to raise."""
-    # `pstmo_edge.building` may be the module or the function of that name, whichever was asked for last.
     build_module = import_module("pstmo_edge.building")
+    prepare_module = import_module("pstmo_edge.preparing")
     engine_module = import_module("pstmo_edge.engine")
 
     stock: dict = {}
@@ -134,8 +134,8 @@ def shop(monkeypatch):
         return "graph"
 
     monkeypatch.setattr(build_module, "build", build)
-    monkeypatch.setattr(build_module, "prepare", prepare)
-    monkeypatch.setattr(build_module, "check_request", lambda *request, **options: None)
+    monkeypatch.setattr(prepare_module, "prepare", prepare)
+    monkeypatch.setattr(prepare_module, "check_request", lambda *request, **options: None)
     monkeypatch.setattr(engine_module, "load_engine", lambda path, threads=None: built[Path(path)][0])
     monkeypatch.setattr(
         References, "_session", lambda self, manifest: self._models[manifest.model.weights_sha256].predict
