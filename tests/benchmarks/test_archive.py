@@ -6,7 +6,7 @@ import json
 import pytest
 from jetson_trees import write_board
 
-from pstmo_edge import cli
+from pstmo_edge import cli, cli_bench
 from pstmo_edge.benchmarks import archive
 from pstmo_edge.benchmarks.comparison import read_report
 from pstmo_edge.benchmarks.devices import read_device
@@ -87,7 +87,7 @@ def test_the_newest_result_counts_whatever_its_device(report, tmp_path):
 def test_bench_keeps_its_result(report, monkeypatch, tmp_path, capsys, arguments, name):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("pstmo_edge.benchmarks.harness.run_report", lambda *_, **__: report)
-    monkeypatch.setattr(cli, "_bench_cases", lambda *_: [])
+    monkeypatch.setattr(cli_bench, "_bench_cases", lambda *_: [])
     monkeypatch.setattr("sys.argv", ["pstmo-edge", "bench", *arguments, "--results", "kept"])
     with pytest.raises(SystemExit) as stopped:
         cli.main()
