@@ -168,16 +168,17 @@ def test_a_second_signal_ends_what_hangs(engine, tmp_path):
     given = keypoints(tmp_path / "k.npz", length=30)
     hanging = """
 import time
-from pstmo_edge import cli, cli_run
+from pstmo_edge import cli
+from pstmo_edge.app import viewers
 class Hanging:
     def show(self, view):
         print("hangs", flush=True)
         time.sleep(60)
     def close(self): pass
-cli_run._viewers = lambda *_: [Hanging()]
+viewers.open_viewer = lambda *_: Hanging()
 cli.main()
 """
-    words = [sys.executable, "-c", hanging, "run", given, "--engine", engine]
+    words = [sys.executable, "-c", hanging, "run", given, "--engine", engine, "--view", "web:0"]
     app = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert app.stdout.readline() == "hangs\n"
     app.send_signal(signal.SIGINT)
