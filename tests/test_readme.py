@@ -69,6 +69,7 @@ def test_the_demo_builds_and_measures_what_the_readme_types():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_every_command_and_python_block_runs(tmp_path):
     """In order, in one empty folder, as a reader would; what the demo has just done (CI says so) is not done twice."""
     assert len(TYPED) >= 6
