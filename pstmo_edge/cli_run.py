@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 _SHOWN_EVERY = 0.5  # seconds
 UNKNOWN_SIZE = (1, 1)  # of the picture: `People` takes it from the frames
 _ENDING = (signal.SIGINT, signal.SIGTERM)
-MOST_FPS = 1000
 SMOOTHINGS = ("none", "one-euro", "savgol")
 
 
@@ -103,8 +102,6 @@ def run(
     from pstmo_edge.skeletons import get_skeleton
     from pstmo_edge.streaming import StreamSettings
 
-    if fps is not None and not 0 < fps <= MOST_FPS:  # also where it is no number
-        raise UsageError(f"--fps is {fps:g}: give frames a second, up to {MOST_FPS}")
     refining = _refining(intrinsics, height, tilt, camera_height, smooth)
     opened = open_source(source, _size(image_size), fps, skeleton, _told)
     finder = _detector(opened, detector)

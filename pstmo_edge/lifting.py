@@ -28,6 +28,7 @@ from pstmo_edge.errors import BundleError, DataError, UsageError
 from pstmo_edge.evaluation import predict_all
 from pstmo_edge.files import PART, clear_leftovers, write_atomic
 from pstmo_edge.filling import fill_recording
+from pstmo_edge.streaming import StreamSettings
 from pstmo_edge.windows import WindowSpec
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ SUFFIX = ".npz"
 CHUNK_FRAMES, CHUNK_FILES = 8192, 256  # lifted together, so that short files share their forwards
 BATCH = 256  # windows a forward
 _RATE_TOLERANCE = 0.02  # of the model's rate, as a stream's clock has it
-_MIN_CONFIDENCE = 0.3  # below it a joint is missing, as in a stream
+_MIN_CONFIDENCE = StreamSettings.min_confidence  # below it a joint is missing, as in a stream
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,8 @@ def open_source(
     `image_size`, `fps` and `skeleton` are for files of keypoints that do not tell them (see `keypoint_files`); `told`
     is given a line when a live source is lost or back. Raises DataError, UsageError and BackendError.
     """
+    if fps is not None and not 0 < fps <= _RATES[1]:  # also where it is no number
+        raise UsageError(f"--fps is {fps:g}: give frames a second, up to {_RATES[1]:g}")
     if name == cmu_mocap.NAME:
         return KeypointSource(name, _bundled())
     if name.isdecimal():
